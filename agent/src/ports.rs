@@ -1,0 +1,314 @@
+//! The traits that the driver sees: what it asks of the file system, of the service manager, of probes and of the history.
+//!
+//! Each has a real implementation in an effect module and a fake in `tests/support/world`. Implementations do not know
+//! each other. All of them are safe to call again after a crash: see each method.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use rollback::model::digest::Digest;
+use rollback::model::health::{ProbeResult, UnitState};
+use rollback::model::host::{Activation, Configuration, Current, Lease};
+use rollback::model::ids::{ComponentName, Environment, OperationId, ReleaseId, UnitName};
+use rollback::model::operation::{ChainHead, Evidence, Operation};
+use rollback::model::record::{ChainedRecord, HistoryFilter, HistoryLine, Record};
+use rollback::model::release::{Integrity, Manifest, Quarantine};
+
+use crate::config::{Component, Probe};
+
+/// Says why an effect on the host failed: what was attempted on which object, with the cause as source.
+#[derive(Debug, thiserror::Error)]
+pub enum PortError {
+    /// The attempt failed and nothing is known to have changed.
+    #[error("{attempt}")]
+    Failed {
+        /// What was attempted on which object.
+        attempt: String,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The attempt took longer than its deadline.
+    #[error("{attempt} took longer than {limit_ms} ms")]
+    Deadline {
+        /// What was attempted on which object.
+        attempt: String,
+        /// The deadline.
+        limit_ms: u64,
+    },
+    /// The state of the object is not what the attempt needs.
+    #[error("{attempt}: {found}")]
+    Unfit {
+        /// What was attempted on which object.
+        attempt: String,
+        /// What was found.
+        found: String,
+    },
+    /// An fsync failed: what is on the disk is unknown, and the same fsync must not be tried again.
+    #[error("{attempt}: the disk did not confirm it, what is stored is unknown")]
+    Durability {
+        /// What was attempted on which object.
+        attempt: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl PortError {
+    /// Wraps a cause with what was attempted.
+    pub fn failed(attempt: impl Into<String>, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Failed { attempt: attempt.into(), source: source.into() }
+    }
+}
+
+/// The releases of one component on disk, their manifests, and its two links.
+///
+/// All calls block on the disk; the driver calls them from blocking tasks.
+pub trait Store: Send + Sync {
+    /// Tells where `current` leads, without following it further than one step.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    fn current(&self, component: &Component) -> Result<Current, PortError>;
+
+    /// Lists the releases that have a manifest, in no particular order; a directory without one is not listed.
+    ///
+    /// # Errors
+    /// When the manifests cannot be read.
+    fn manifests(&self, component: &Component) -> Result<Vec<Manifest>, PortError>;
+
+    /// Adopts every directory of the releases directory that has no manifest yet: reads it in full, freezes the
+    /// configuration beside the manifest, and writes the manifest durably. Gives the new manifests.
+    ///
+    /// Bad directories (hostile names, devices inside) are skipped and reported as errors beside the manifests.
+    ///
+    /// # Errors
+    /// When the releases directory cannot be read or the state directory cannot be written.
+    fn adopt(&self, component: &Component, now: Timestamp) -> Result<Adopted, PortError>;
+
+    /// Judges a release by a stat of every entry; what moved is read and compared, and recorded anew when it stands.
+    fn check(&self, component: &Component, release: &ReleaseId, now: Timestamp) -> Integrity;
+
+    /// Judges a release by reading every file, on all cores; `progress` is told the bytes read so far.
+    fn verify(
+        &self,
+        component: &Component,
+        release: &ReleaseId,
+        now: Timestamp,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Integrity;
+
+    /// Tells whether the configuration that was frozen with a release is at hand and stands.
+    fn configuration(&self, component: &Component, release: &ReleaseId) -> Configuration;
+
+    /// Ensures that `current` leads to the release, durably (link exchange, fsync of the directory).
+    ///
+    /// # Errors
+    /// When it cannot be ensured; [`PortError::Durability`] when the exchange was made but not confirmed.
+    fn link_current(&self, component: &Component, release: &ReleaseId) -> Result<(), PortError>;
+
+    /// Ensures that the configuration link leads to what was frozen with the release, durably.
+    ///
+    /// # Errors
+    /// As [`Store::link_current`].
+    fn link_configuration(&self, component: &Component, release: &ReleaseId) -> Result<(), PortError>;
+}
+
+/// What an adoption found.
+#[derive(Debug, Default)]
+pub struct Adopted {
+    /// The manifests that were written.
+    pub manifests: Vec<Manifest>,
+    /// The directories that were left alone, with the reason.
+    pub skipped: Vec<(String, String)>,
+}
+
+/// A service manager: systemd over D-Bus, or plain processes.
+///
+/// Only units that the configuration names are ever passed.
+#[async_trait]
+pub trait Units: Send + Sync {
+    /// Ensures that the units do not run: stops them in the order given, each by its job's end; what does not stop in
+    /// `limit` is killed. Units that do not run are left alone.
+    ///
+    /// # Errors
+    /// When one still runs after it was killed.
+    async fn stop(&self, component: &Component, units: &[UnitName], limit: Duration) -> Result<(), PortError>;
+
+    /// Ensures that the units run what `current` leads to: forgets their failures, starts them in the order given, each
+    /// by its job's end. A unit that runs already is left alone.
+    ///
+    /// # Errors
+    /// When one does not start, or not in `limit`; the job is then cancelled.
+    async fn start(&self, component: &Component, units: &[UnitName], limit: Duration) -> Result<(), PortError>;
+
+    /// Reads the units' states, in the order given.
+    ///
+    /// # Errors
+    /// When the manager does not answer; a unit that does not exist is a state, not an error.
+    async fn states(&self, component: &Component, units: &[UnitName]) -> Result<Vec<UnitState>, PortError>;
+
+    /// Gives the last lines that the units logged, oldest first, at most `lines_max`; empty when there are none to be had.
+    async fn log_tail(&self, component: &Component, units: &[UnitName], lines_max: usize) -> Vec<String>;
+}
+
+/// Runs probes.
+#[async_trait]
+pub trait Prober: Send + Sync {
+    /// Asks one probe until it passes or has failed its consecutive tries, within its own limits and `limit` in all.
+    async fn ask(&self, component: &Component, probe: &Probe, limit: Duration) -> ProbeResult;
+}
+
+/// The append-only history, on its own thread.
+///
+/// No call waits longer than [`HISTORY_LIMIT`]; on a full, locked or damaged database it fails, and the driver goes on.
+#[async_trait]
+pub trait History: Send + Sync {
+    /// Appends records in one transaction and gives the new head. `durable` waits until the disk has confirmed it.
+    ///
+    /// # Errors
+    /// When the database cannot be written; nothing of the batch is stored then.
+    async fn append(&self, now: Timestamp, records: Vec<Record>, durable: bool) -> Result<ChainHead, PortError>;
+
+    /// Finds the newest state of an operation: its end, or its start when it has not ended.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    async fn operation(&self, id: OperationId) -> Result<Option<StoredOperation>, PortError>;
+
+    /// Lists operations, newest first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    async fn list(&self, filter: HistoryFilter) -> Result<Vec<HistoryLine>, PortError>;
+
+    /// Gives what is remembered of a component's releases: activations oldest first, and when which became good.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    async fn memory(&self, environment: &Environment, component: &ComponentName) -> Result<Memory, PortError>;
+
+    /// Gives the records after a sequence number, at most `records_max`, oldest first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    async fn after(&self, sequence: u64, records_max: u32) -> Result<Vec<ChainedRecord>, PortError>;
+
+    /// Gives the head of the chain.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    async fn head(&self) -> Result<ChainHead, PortError>;
+
+    /// Recomputes the whole chain and compares the projections with it.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    async fn audit(&self) -> Result<ChainAudit, PortError>;
+
+    /// Stores the lease of an environment, replacing the one that is there.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    async fn put_lease(&self, lease: Lease) -> Result<(), PortError>;
+
+    /// Removes the lease of an environment if that operation holds it.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    async fn drop_lease(&self, environment: &Environment, operation: OperationId) -> Result<(), PortError>;
+
+    /// Gives all leases.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    async fn leases(&self) -> Result<Vec<Lease>, PortError>;
+
+    /// Says in one sentence why the history is degraded (moved aside, full, locked); none when it is well.
+    fn degraded(&self) -> Option<String>;
+}
+
+/// Longest wait for the history: past it the intent journal alone carries an operation on.
+pub const HISTORY_LIMIT: Duration = Duration::from_secs(2);
+
+/// An operation as the history has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredOperation {
+    /// The operation.
+    pub operation: Operation,
+    /// What was saved of what it left.
+    pub evidence: Vec<Evidence>,
+    /// Whether its end is recorded.
+    pub ended: bool,
+}
+
+/// What is remembered of a component's releases.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Memory {
+    /// Every activation, oldest first: found ones, and those of operations that ended with the release running.
+    pub activations: Vec<Activation>,
+    /// Since when a release's digest is good, newest first.
+    pub good: Vec<(Digest, Timestamp)>,
+    /// The digests that may not be activated.
+    pub quarantines: Vec<(Digest, Quarantine)>,
+}
+
+/// What a check of the whole chain found.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ChainAudit {
+    /// Every record stands.
+    Sound(ChainHead),
+    /// A record does not follow from the one before it, or a projection differs from it.
+    Broken {
+        /// The first bad record.
+        sequence: u64,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// The intent journal: fixed-size slots, written in place, which work on a full disk.
+///
+/// All calls block on the disk.
+pub trait IntentJournal: Send + Sync {
+    /// Stores an operation in its slot, taking a free one the first time. `durable` waits for the disk.
+    ///
+    /// After a crash the slot holds either this or the state before, never a mixture.
+    ///
+    /// # Errors
+    /// When all slots are taken, the operation is too large for one, or the disk fails.
+    fn put(&self, operation: &Operation, durable: bool) -> Result<(), PortError>;
+
+    /// Frees the slot of an operation. Not flushed: recovery finds the operation ended in the history and frees it again.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn clear(&self, operation: OperationId) -> Result<(), PortError>;
+
+    /// Gives every operation that has a slot, in the order of acceptance, with slots that cannot be read as errors.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    fn load(&self) -> Result<Vec<Result<Operation, String>>, PortError>;
+}
+
+/// The time: passed in, so that tests can turn it.
+#[async_trait]
+pub trait Clock: Send + Sync {
+    /// The wall clock.
+    fn now(&self) -> Timestamp;
+    /// Time since the host booted, suspended time included.
+    fn boottime(&self) -> Duration;
+    /// Waits.
+    async fn sleep(&self, time: Duration);
+    /// Ten random bytes for an operation's identifier.
+    fn random(&self) -> [u8; 10];
+}
+
+/// Facts about processes and host, for evidence and for the status.
+pub trait Facts: Send + Sync {
+    /// Describes a process in one line; none when it is gone.
+    fn process(&self, pid: u32) -> Option<String>;
+}

@@ -1,0 +1,1 @@
+//! Between wire and model: fallible inwards, total outwards, exhaustive.

@@ -1,0 +1,1 @@
+//! Verbs: every decision of the product, as functions of what is passed in.

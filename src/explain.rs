@@ -1,0 +1,1 @@
+//! Every refusal, phase and outcome as one sentence; agent, client and docs share it.

@@ -1,0 +1,71 @@
+//! Effects: named for the state that they ensure, so that doing one twice is harmless.
+
+use serde::{Deserialize, Serialize};
+
+use super::health::{Health, Verdict};
+use super::ids::{ReleaseId, UnitName};
+
+/// One thing that an operation does to its host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "effect")]
+pub enum Effect {
+    /// None of the units runs; they are stopped in the order given.
+    UnitsStopped {
+        /// The units, last started first.
+        units: Vec<UnitName>,
+    },
+    /// The configuration link leads to what was frozen with the release.
+    ConfigurationLinked {
+        /// The release.
+        release: ReleaseId,
+    },
+    /// `current` leads to the release, durably.
+    CurrentLinked {
+        /// The release.
+        release: ReleaseId,
+    },
+    /// All units run; they are started in the order given, their failures forgotten first.
+    UnitsStarted {
+        /// The units in start order.
+        units: Vec<UnitName>,
+    },
+    /// The units stayed up for the stability window and the probes were asked.
+    Verified {
+        /// The release that is judged.
+        release: ReleaseId,
+    },
+}
+
+impl Effect {
+    /// Names the effect in one word, as history and reports do.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::UnitsStopped { .. } => "stop",
+            Self::ConfigurationLinked { .. } => "configuration",
+            Self::CurrentLinked { .. } => "switch",
+            Self::UnitsStarted { .. } => "start",
+            Self::Verified { .. } => "verify",
+        }
+    }
+}
+
+/// How an effect ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EffectEnd {
+    /// The state is ensured.
+    Ensured,
+    /// The release was judged.
+    Judged {
+        /// The judgement.
+        verdict: Verdict,
+        /// What it rests on.
+        health: Health,
+    },
+    /// The state is not ensured.
+    Failed {
+        /// What was attempted on which object, with its causes.
+        error: String,
+    },
+}

@@ -1,0 +1,45 @@
+//! What an agent's own configuration allows and demands; nothing in it comes from the network.
+
+use serde::{Deserialize, Serialize};
+
+/// Rules of one component for operations on it, with the defaults filled in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// How many older releases are tried when the target does not come up either.
+    pub fallbacks_max: u32,
+    /// Whether leaving a healthy current release needs `--force`, beyond a reason.
+    pub healthy_needs_force: bool,
+    /// Whether integrity is proved by reading every file instead of by a stat of every file.
+    pub full_read: bool,
+    /// The oldest time in seconds that a lease lasts after its holder was last seen.
+    pub lease_secs: u64,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        // One fallback: the design's default; more hides a broken host behind ever older releases.
+        // Ten minutes of lease: longer than every deadline of one host's operation together.
+        Self { fallbacks_max: 1, healthy_needs_force: false, full_read: false, lease_secs: 600 }
+    }
+}
+
+/// The time limits of a component, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timeouts {
+    /// From the stop job to its end; after it the unit's processes are killed.
+    pub stop_ms: u64,
+    /// From the start job to its end.
+    pub start_ms: u64,
+    /// How long the units must stay up with the same main process.
+    pub stability_ms: u64,
+    /// How long verification may take in all.
+    pub verify_ms: u64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        // Stop, start and verify together stay below the promise of 60 s for a standard rollback of a service that
+        // answers; two seconds of stability catch the service that ends one second after it was active.
+        Self { stop_ms: 20_000, start_ms: 20_000, stability_ms: 2_000, verify_ms: 15_000 }
+    }
+}

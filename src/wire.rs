@@ -1,0 +1,1 @@
+//! The generated bindings of `proto/rollback/v1`; nothing else.
