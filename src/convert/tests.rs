@@ -1,0 +1,1 @@
+//! Wire and model agree: what goes out comes back in.
