@@ -225,9 +225,14 @@ impl Host {
     /// # Errors
     /// When it is up already, or does not come up.
     pub fn boot(&self) -> Result<(), HostError> {
-        disk::clear_work(&self.dir)?;
-        let up = self.start()?;
-        *self.lock() = Some(up);
+        {
+            let mut up = self.lock();
+            if up.is_some() {
+                return Err(HostError::Up(self.name.clone()));
+            }
+            disk::clear_work(&self.dir)?;
+            *up = Some(self.start()?);
+        }
         wait_until(BOOT_LIMIT, "the end of its boot", || self.is_running()).map_err(|source| {
             HostError::TimedOut {
                 attempt: "boot",

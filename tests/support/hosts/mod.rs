@@ -80,6 +80,9 @@ pub enum HostError {
         /// The unit.
         unit: String,
     },
+    /// The host is up already.
+    #[error("host {0} is up")]
+    Up(String),
     /// The network could not be made or changed.
     #[error("cannot change the network of the fleet")]
     Net(#[source] RunError),

@@ -5,6 +5,7 @@
 //!
 //! ptrace belongs to one thread, so every [`Trace`] has one of its own. It knows x86-64 only.
 
+mod children;
 mod resolve;
 mod table;
 mod tracer;

@@ -1,13 +1,12 @@
 //! The ptrace loop: one thread that stops a process tree at each of its system calls.
 #![expect(
     clippy::disallowed_methods,
-    reason = "the tracer starts programs and looks into /proc"
+    reason = "which threads a process has is read from /proc"
 )]
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
-use std::io::{Read, Seek};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::fs;
+use std::process::ChildStdin;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
+use super::children::{Bell, Spawned};
 use super::resolve::{Arguments, file_below};
 use super::table::mutating;
 use super::{Action, Aim, Call, Report, SweepError, Target};
@@ -343,100 +343,6 @@ impl Tracer {
     }
 }
 
-/// A child that does nothing but end when its input is closed.
-///
-/// It lets the tracer wait for its processes and for the test in one system call.
-struct Bell(Child);
-
-impl Bell {
-    fn hang() -> Result<Self, SweepError> {
-        Command::new("cat")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .map(Self)
-            .map_err(|source| SweepError::Start {
-                program: "cat".to_owned(),
-                source,
-            })
-    }
-
-    fn pid(&self) -> Pid {
-        child_pid(&self.0)
-    }
-
-    fn rope(&mut self) -> Option<ChildStdin> {
-        self.0.stdin.take()
-    }
-}
-
-impl Drop for Bell {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
-/// A program that stopped itself before its first own call.
-struct Spawned {
-    child: Child,
-    output: File,
-}
-
-impl Spawned {
-    fn start(command: &Command) -> Result<Self, SweepError> {
-        let program = command.get_program();
-        let failed = |source| SweepError::Start {
-            program: program.to_string_lossy().into_owned(),
-            source,
-        };
-        let output = tempfile::tempfile().map_err(failed)?;
-        let mut stopped = Command::new("sh");
-        stopped
-            .args(["-c", "kill -STOP $$; exec \"$@\"", "sh"])
-            .arg(program)
-            .args(command.get_args())
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().map_err(failed)?)
-            .stderr(output.try_clone().map_err(failed)?);
-        if let Some(dir) = command.get_current_dir() {
-            stopped.current_dir(dir);
-        }
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => stopped.env(name, value),
-                None => stopped.env_remove(name),
-            };
-        }
-        let child = stopped.spawn().map_err(failed)?;
-        let pid = child_pid(&child);
-        waitpid(pid, Some(WaitPidFlag::WUNTRACED))
-            .map_err(|source| error("wait for", pid, source))?;
-        Ok(Self { child, output })
-    }
-
-    fn pid(&self) -> Pid {
-        child_pid(&self.child)
-    }
-
-    fn wake(&self) -> Result<(), SweepError> {
-        let pid = self.pid();
-        kill(pid, Signal::SIGCONT).map_err(|source| error("continue", pid, source))
-    }
-
-    fn end(mut self) -> (Option<std::process::ExitStatus>, String) {
-        drop(self.child.kill());
-        let status = self.child.wait().ok();
-        let mut said = Vec::new();
-        let read = self
-            .output
-            .rewind()
-            .and_then(|()| self.output.read_to_end(&mut said));
-        drop(read);
-        (status, String::from_utf8_lossy(&said).into_owned())
-    }
-}
-
 fn wait_flags() -> WaitPidFlag {
     // Without `__WNOTHREAD` this would steal the children of the test's other threads.
     WaitPidFlag::WEXITED | WaitPidFlag::WSTOPPED | WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD
@@ -456,16 +362,12 @@ fn forgive_dead(errno: Errno) -> Result<(), Errno> {
     }
 }
 
-fn error(attempt: &'static str, pid: Pid, source: Errno) -> SweepError {
+pub(super) fn error(attempt: &'static str, pid: Pid, source: Errno) -> SweepError {
     SweepError::Trace {
         attempt,
         pid: pid.as_raw(),
         source,
     }
-}
-
-fn child_pid(child: &Child) -> Pid {
-    Pid::from_raw(i32::try_from(child.id()).expect("Linux process ids fit"))
 }
 
 fn threads(pid: Pid) -> Vec<Pid> {
