@@ -1,1 +1,12 @@
-//! x
+//! What the suites share: real hosts, disks that lose power, a tracer that strikes at any syscall.
+//!
+//! None of this knows the product. It starts programs, cuts their power and reports what was there.
+
+pub mod countdown;
+pub mod hosts;
+pub mod images;
+pub mod run;
+pub mod skip;
+#[cfg(target_arch = "x86_64")]
+pub mod sweep;
+pub mod wait;

@@ -49,6 +49,17 @@ pub struct Paths {
     pub runtime: PathBuf,
 }
 
+impl Default for Paths {
+    /// The directories of an installed agent.
+    fn default() -> Self {
+        Self {
+            configuration: PathBuf::from("/etc/rollback"),
+            state: PathBuf::from("/var/lib/rollback"),
+            runtime: PathBuf::from("/run/rollback"),
+        }
+    }
+}
+
 impl Paths {
     /// The local socket.
     #[must_use]
