@@ -62,7 +62,11 @@ fn reset(dir: &Path) {
         }
     }
     fs::write(dir.join("current"), "old").unwrap();
-    // This file system only: a `sync` of all would hide what another test forgets to sync.
+    write_out(dir);
+}
+
+/// Syncs the file system of `dir` only: a `sync` of all hides what another test forgets to sync.
+fn write_out(dir: &Path) {
     rustix::fs::syncfs(File::open(dir).unwrap()).unwrap();
 }
 

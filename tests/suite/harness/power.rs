@@ -10,7 +10,7 @@ use rollback_tests::skip::note;
 use rollback_tests::sweep::{Action, Aim, every_point};
 use rollback_tests::wait::timed;
 
-use crate::{CAREFUL, CARELESS, old_or_new, possible, reset, script, sweep, trace};
+use crate::{CAREFUL, CARELESS, old_or_new, possible, reset, script, sweep, trace, write_out};
 
 /// Runs `test` with a directory, once on each file system.
 fn on_both(name: &str, test: impl Fn(&Path, ImageSpec) + Sync) {
@@ -62,6 +62,7 @@ fn a_forgotten_directory_sync_is_caught_when_the_history_is_elsewhere() {
             let calls = trace(script(releases.path(), &text), Aim::count(&dirs)).calls;
             every_point(&calls, |nth| {
                 fs::remove_file(history.path().join("log")).ok();
+                write_out(history.path());
                 reset(releases.path());
                 trace(
                     script(releases.path(), &text),

@@ -86,6 +86,13 @@ pub(super) fn clear_work(dir: &Path) -> Result<(), HostError> {
     fs::create_dir(&work).map_err(io_error("make", &work))
 }
 
+/// Writes out everything on the file system of `dir`.
+pub(super) fn sync(dir: &Path) -> Result<(), HostError> {
+    let failed = io_error("sync", dir);
+    let dir = fs::File::open(dir).map_err(&failed)?;
+    rustix::fs::syncfs(dir).map_err(|errno| failed(errno.into()))
+}
+
 /// Raises a variable of the kernel to `minimum`, if it is lower.
 pub(super) fn raise(variable: &str, minimum: u64) -> Result<(), HostError> {
     let path = Path::new(variable);

@@ -118,16 +118,23 @@ impl Fleet {
     /// # Errors
     /// When one does not come up; then none is left.
     pub fn up(count: usize) -> Result<Self, HostError> {
-        Self::up_in(Path::new(DISKS), count)
+        Self::start(Path::new(DISKS), count)
     }
 
     /// Boots hosts whose disks lie below `dir`, for example on an image that can lose its power.
     ///
+    /// What a host has when it is up is synced, as on a machine that was installed long ago.
     /// `dir` may not itself lie on an overlay.
     ///
     /// # Errors
     /// When one does not come up; then none is left.
     pub fn up_in(dir: &Path, count: usize) -> Result<Self, HostError> {
+        let fleet = Self::start(dir, count)?;
+        disk::sync(dir)?;
+        Ok(fleet)
+    }
+
+    fn start(dir: &Path, count: usize) -> Result<Self, HostError> {
         if count == 0 || count > HOSTS_MAX {
             return Err(HostError::Size(count));
         }
