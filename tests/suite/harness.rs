@@ -1,8 +1,5 @@
 //! Shows that the harness does what the other suites rely on, and that it catches what it should.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "this suite reads what real programs left on real disks"
-)]
+#![expect(clippy::disallowed_methods, reason = "this suite reads what real programs left on real disks")]
 #![expect(
     clippy::unwrap_used,
     reason = "the helpers belong to the tests, and a failed step of a test is a failed test"
@@ -33,9 +30,7 @@ const ERRAND: &str = "ROLLBACK_TESTS_ERRAND";
 
 /// Returns whether the test can run, and reports it when it cannot.
 fn possible(name: &str, available: Result<(), String>) -> bool {
-    available
-        .inspect_err(|reason| skipped(name, reason))
-        .is_ok()
+    available.inspect_err(|reason| skipped(name, reason)).is_ok()
 }
 
 /// Makes a program of a shell script that runs in `dir` and stops at its first failure.
@@ -78,12 +73,7 @@ fn old_or_new(dir: &Path) -> Result<(), String> {
 }
 
 /// Sweeps a script over every call: `action` strikes, `recover` brings the disk back.
-fn sweep(
-    dir: &Path,
-    text: &str,
-    action: &Action,
-    mut recover: impl FnMut(),
-) -> (Vec<Call>, Result<(), String>) {
+fn sweep(dir: &Path, text: &str, action: &Action, mut recover: impl FnMut()) -> (Vec<Call>, Result<(), String>) {
     reset(dir);
     let counted = trace(script(dir, text), Aim::count(&[dir]));
     assert!(counted.status.unwrap().success(), "{}", counted.said);
@@ -112,13 +102,7 @@ impl Drop for Errand {
 
 fn errand(test: &str, dir: &Path) -> Errand {
     let child = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            test,
-            "--ignored",
-            "--nocapture",
-            "--test-threads=1",
-        ])
+        .args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"])
         .env(ERRAND, dir)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -131,9 +115,7 @@ fn errand(test: &str, dir: &Path) -> Errand {
 fn line(child: &mut Child) -> String {
     let output = child.stdout.as_mut().unwrap();
     let said = BufReader::new(output).lines().map_while(Result::ok);
-    said.filter_map(|line| line.split_once("said: ").map(|(_, said)| said.to_owned()))
-        .next()
-        .unwrap_or_default()
+    said.filter_map(|line| line.split_once("said: ").map(|(_, said)| said.to_owned())).next().unwrap_or_default()
 }
 
 fn say(words: &str) {
@@ -148,12 +130,7 @@ fn leaver() {
         return;
     }
     let fleet = Fleet::up(1).unwrap();
-    say(&fleet
-        .host(1)
-        .outside("/")
-        .parent()
-        .unwrap()
-        .to_string_lossy());
+    say(&fleet.host(1).outside("/").parent().unwrap().to_string_lossy());
     drop(std::io::stdin().read_to_string(&mut String::new()));
 }
 

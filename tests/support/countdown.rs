@@ -16,18 +16,12 @@ impl Countdown {
     /// Fails the effect number `nth`, counted from 1, and no other.
     pub fn at(nth: u64) -> Self {
         assert!(nth > 0, "effects are counted from 1");
-        Self {
-            nth: Some(nth),
-            hits: Arc::default(),
-        }
+        Self { nth: Some(nth), hits: Arc::default() }
     }
 
     /// Fails nothing; `hits` then says how many effects there are to sweep.
     pub fn never() -> Self {
-        Self {
-            nth: None,
-            hits: Arc::default(),
-        }
+        Self { nth: None, hits: Arc::default() }
     }
 
     /// Counts one effect and returns whether this is the one that fails.

@@ -42,17 +42,9 @@ pub struct ImageSpec {
 
 impl ImageSpec {
     /// An ext4 of 64 MiB.
-    pub const EXT4: Self = Self {
-        file_system: FileSystem::Ext4,
-        size_mib: 64,
-        inodes: None,
-    };
+    pub const EXT4: Self = Self { file_system: FileSystem::Ext4, size_mib: 64, inodes: None };
     /// The smallest XFS that `mkfs.xfs` agrees to make.
-    pub const XFS: Self = Self {
-        file_system: FileSystem::Xfs,
-        size_mib: 300,
-        inodes: None,
-    };
+    pub const XFS: Self = Self { file_system: FileSystem::Xfs, size_mib: 300, inodes: None };
 }
 
 /// Says what could not be done to an image.
@@ -77,13 +69,8 @@ impl Image {
     /// # Errors
     /// When a tool is missing, the caller is not root, or no loop device is free.
     pub fn create(dir: &Path, name: &str, spec: ImageSpec) -> Result<Self, ImageError> {
-        let image = Self {
-            file: dir.join(format!("{name}.img")),
-            mount_point: dir.join(name),
-        };
-        image
-            .lay_out(spec)
-            .map_err(|source| image.error("make", source))?;
+        let image = Self { file: dir.join(format!("{name}.img")), mount_point: dir.join(name) };
+        image.lay_out(spec).map_err(|source| image.error("make", source))?;
         image.mount()?;
         Ok(image)
     }
@@ -128,13 +115,8 @@ impl Image {
     }
 
     fn mount(&self) -> Result<(), ImageError> {
-        let (file, point) = (
-            self.file.to_string_lossy(),
-            self.mount_point.to_string_lossy(),
-        );
-        run(&["mount", "-o", "loop", &file, &point])
-            .map(drop)
-            .map_err(|source| self.error("mount", source))
+        let (file, point) = (self.file.to_string_lossy(), self.mount_point.to_string_lossy());
+        run(&["mount", "-o", "loop", &file, &point]).map(drop).map_err(|source| self.error("mount", source))
     }
 
     fn unmount(&self) -> Result<(), ImageError> {
@@ -145,27 +127,15 @@ impl Image {
         .map_err(|source| self.error("unmount", source))
     }
 
-    fn error(
-        &self,
-        attempt: &'static str,
-        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> ImageError {
-        ImageError {
-            attempt,
-            image: self.file.clone(),
-            source: source.into(),
-        }
+    fn error(&self, attempt: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ImageError {
+        ImageError { attempt, image: self.file.clone(), source: source.into() }
     }
 }
 
 impl Drop for Image {
     fn drop(&mut self) {
         // Lazily: a test that failed may have left a process in it, and must not hang here.
-        drop(output(&[
-            "umount",
-            "-l",
-            &self.mount_point.to_string_lossy(),
-        ]));
+        drop(output(&["umount", "-l", &self.mount_point.to_string_lossy()]));
         drop(fs::remove_file(&self.file));
         drop(fs::remove_dir(&self.mount_point));
     }
@@ -175,14 +145,7 @@ impl Drop for Image {
 ///
 /// This is what the tracer calls too. ext4 and XFS obey; btrfs and overlays refuse.
 pub(crate) fn cut_power(mount_point: &Path) -> Result<(), RunError> {
-    run(&[
-        "xfs_io",
-        "-x",
-        "-c",
-        "shutdown",
-        &mount_point.to_string_lossy(),
-    ])
-    .map(drop)
+    run(&["xfs_io", "-x", "-c", "shutdown", &mount_point.to_string_lossy()]).map(drop)
 }
 
 /// Says why images cannot be made on this machine, if they cannot.
@@ -210,13 +173,7 @@ pub fn available() -> Result<(), String> {
 /// When the caller is not root.
 pub fn enter_private_mounts() -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
-    mount(
-        None::<&str>,
-        "/",
-        None::<&str>,
-        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-        None::<&str>,
-    )?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
     Ok(())
 }
 

@@ -1,8 +1,5 @@
 //! Runs the machine's own tools (`ip`, `mount`, `mkfs`) and turns their failure into an error.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the harness is made of other programs"
-)]
+#![expect(clippy::disallowed_methods, reason = "the harness is made of other programs")]
 
 use std::fmt;
 use std::io;
@@ -21,11 +18,7 @@ pub struct RunError {
 impl RunError {
     /// An error of a command that was followed by other means than [`run`].
     pub(crate) fn saying(command: &str, said: &str) -> Self {
-        Self {
-            command: command.to_owned(),
-            said: said.to_owned(),
-            source: None,
-        }
+        Self { command: command.to_owned(), said: said.to_owned(), source: None }
     }
 }
 
@@ -37,9 +30,7 @@ impl fmt::Display for RunError {
 
 impl std::error::Error for RunError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source
-            .as_ref()
-            .map(|e| e as &(dyn std::error::Error + 'static))
+        self.source.as_ref().map(|e| e as &(dyn std::error::Error + 'static))
     }
 }
 
@@ -84,9 +75,5 @@ pub(crate) fn check<S: AsRef<str>>(words: &[S], output: Output) -> Result<Vec<u8
 }
 
 fn joined<S: AsRef<str>>(words: &[S]) -> String {
-    words
-        .iter()
-        .map(AsRef::as_ref)
-        .collect::<Vec<_>>()
-        .join(" ")
+    words.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(" ")
 }

@@ -34,11 +34,7 @@ impl std::error::Error for TimedOut {}
 ///
 /// # Errors
 /// `TimedOut` when it does not hold within `limit`.
-pub fn wait_until(
-    limit: Duration,
-    what: &str,
-    mut condition: impl FnMut() -> bool,
-) -> Result<(), TimedOut> {
+pub fn wait_until(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) -> Result<(), TimedOut> {
     let start = Instant::now();
     loop {
         let late = start.elapsed() >= limit;
@@ -46,10 +42,7 @@ pub fn wait_until(
             return Ok(());
         }
         if late {
-            return Err(TimedOut {
-                what: what.to_owned(),
-                limit,
-            });
+            return Err(TimedOut { what: what.to_owned(), limit });
         }
         thread::sleep(POLL_INTERVAL);
     }

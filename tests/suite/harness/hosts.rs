@@ -13,10 +13,7 @@ use crate::{LIMIT, errand, line, possible};
 
 #[test]
 fn hosts_boot_with_identities_of_their_own() {
-    if !possible(
-        "hosts_boot_with_identities_of_their_own",
-        hosts::available(),
-    ) {
+    if !possible("hosts_boot_with_identities_of_their_own", hosts::available()) {
         return;
     }
     let (fleet, took) = timed(|| Fleet::up(3).unwrap());
@@ -24,45 +21,29 @@ fn hosts_boot_with_identities_of_their_own() {
     for host in fleet.hosts() {
         let state = host.exec(&["systemctl", "is-system-running"]).unwrap();
         let state = String::from_utf8(state.stdout).unwrap();
-        let failed = host
-            .sh("systemctl list-units --failed --no-legend")
-            .unwrap();
+        let failed = host.sh("systemctl list-units --failed --no-legend").unwrap();
         assert_eq!(state.trim(), "running", "failed units: {failed}");
         assert_eq!(host.sh("hostname").unwrap().trim(), host.name());
         assert_eq!(host.sh("cat /proc/1/comm").unwrap().trim(), "systemd");
     }
-    let machine_ids: Vec<_> = fleet
-        .hosts()
-        .iter()
-        .map(|host| host.sh("cat /etc/machine-id").unwrap())
-        .collect();
+    let machine_ids: Vec<_> = fleet.hosts().iter().map(|host| host.sh("cat /etc/machine-id").unwrap()).collect();
     assert_ne!(machine_ids[0], machine_ids[1]);
 }
 
 #[test]
 fn a_file_and_a_journal_belong_to_one_host() {
-    if !possible(
-        "a_file_and_a_journal_belong_to_one_host",
-        hosts::available(),
-    ) {
+    if !possible("a_file_and_a_journal_belong_to_one_host", hosts::available()) {
         return;
     }
     let fleet = Fleet::up(2).unwrap();
     let [first, second] = [fleet.host(1), fleet.host(2)];
-    first
-        .write("/srv/new/script", "#!/bin/sh\necho hello\n", 0o750)
-        .unwrap();
+    first.write("/srv/new/script", "#!/bin/sh\necho hello\n", 0o750).unwrap();
     assert_eq!(first.sh("/srv/new/script").unwrap(), "hello\n");
-    assert_eq!(
-        first.read("/srv/new/script").unwrap(),
-        b"#!/bin/sh\necho hello\n"
-    );
+    assert_eq!(first.read("/srv/new/script").unwrap(), b"#!/bin/sh\necho hello\n");
     assert!(second.read("/srv/new/script").is_err());
     assert!(!Path::new("/srv/new/script").exists());
 
-    first
-        .sh("echo 'only here' | systemd-cat -t marker; journalctl --sync")
-        .unwrap();
+    first.sh("echo 'only here' | systemd-cat -t marker; journalctl --sync").unwrap();
     let entries = first.journal(&["-t", "marker"]).unwrap();
     assert_eq!(entries.len(), 1);
     assert_eq!(entries[0]["MESSAGE"], "only here");
@@ -70,18 +51,12 @@ fn a_file_and_a_journal_belong_to_one_host() {
 
     let error = first.sh("echo before; ls /nowhere").unwrap_err();
     let source = std::error::Error::source(&error).unwrap().to_string();
-    assert!(
-        source.contains("before") && source.contains("/nowhere"),
-        "{source}"
-    );
+    assert!(source.contains("before") && source.contains("/nowhere"), "{source}");
 }
 
 #[test]
 fn a_host_changes_nothing_that_the_machine_shares() {
-    if !possible(
-        "a_host_changes_nothing_that_the_machine_shares",
-        hosts::available(),
-    ) {
+    if !possible("a_host_changes_nothing_that_the_machine_shares", hosts::available()) {
         return;
     }
     let fleet = Fleet::up(1).unwrap();
@@ -98,16 +73,13 @@ fn serve(host: &Host) {
         0o755,
     )
     .unwrap();
-    host.sh("systemd-run --unit=www /usr/local/bin/serve")
-        .unwrap();
+    host.sh("systemd-run --unit=www /usr/local/bin/serve").unwrap();
 }
 
 /// A command that prints the name of the host at `address`, or gives up after a second.
 fn ask(address: IpAddr) -> Vec<String> {
     let script = format!("exec 3<>/dev/tcp/{address}/8080 && cat <&3");
-    ["timeout", "1", "bash", "-c", &script]
-        .map(str::to_owned)
-        .to_vec()
+    ["timeout", "1", "bash", "-c", &script].map(str::to_owned).to_vec()
 }
 
 fn words(command: &[String]) -> Vec<&str> {
@@ -116,10 +88,7 @@ fn words(command: &[String]) -> Vec<&str> {
 
 #[test]
 fn a_cut_host_reaches_nobody_until_it_joins() {
-    if !possible(
-        "a_cut_host_reaches_nobody_until_it_joins",
-        hosts::available(),
-    ) {
+    if !possible("a_cut_host_reaches_nobody_until_it_joins", hosts::available()) {
         return;
     }
     let fleet = Fleet::up(2).unwrap();
@@ -135,10 +104,7 @@ fn a_cut_host_reaches_nobody_until_it_joins() {
     assert!(!from_host());
     assert!(!from_switch());
     second.join().unwrap();
-    wait_until(LIMIT, "the service to answer again", || {
-        from_host() && from_switch()
-    })
-    .unwrap();
+    wait_until(LIMIT, "the service to answer again", || from_host() && from_switch()).unwrap();
 
     // A client inside the test process gets there too.
     let address = (second.address(), 8080);
@@ -155,10 +121,7 @@ fn a_cut_host_reaches_nobody_until_it_joins() {
 
 #[test]
 fn a_crashed_host_boots_on_the_disk_it_had() {
-    if !possible(
-        "a_crashed_host_boots_on_the_disk_it_had",
-        hosts::available(),
-    ) {
+    if !possible("a_crashed_host_boots_on_the_disk_it_had", hosts::available()) {
         return;
     }
     let fleet = Fleet::up(1).unwrap();
@@ -173,8 +136,7 @@ fn a_crashed_host_boots_on_the_disk_it_had() {
     host.sh("systemctl enable --now marker.service").unwrap();
     let boots = |count: usize| {
         wait_until(LIMIT, "the unit to have run", || {
-            host.read("/var/lib/boots")
-                .is_ok_and(|text| text == "up\n".repeat(count).as_bytes())
+            host.read("/var/lib/boots").is_ok_and(|text| text == "up\n".repeat(count).as_bytes())
         })
     };
     boots(1).unwrap();
@@ -210,25 +172,13 @@ fn what_a_killed_test_left_behind_is_removed_by_the_next() {
 
 /// Everything on the machine that carries the process id of a test.
 fn remains(pid: u32) -> Vec<PathBuf> {
-    [
-        "/var/tmp",
-        "/run/netns",
-        "/run/rollback-tests",
-        "/sys/fs/cgroup",
-        "/sys/fs/cgroup/unified",
-    ]
-    .iter()
-    .flat_map(|dir| fs::read_dir(dir).into_iter().flatten().flatten())
-    .map(|entry| entry.path())
-    .filter(|path| {
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        ["rb-", "rollback-hosts-"]
-            .iter()
-            .any(|kind| name.starts_with(&format!("{kind}{pid}-")))
-    })
-    .collect()
+    ["/var/tmp", "/run/netns", "/run/rollback-tests", "/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+        .iter()
+        .flat_map(|dir| fs::read_dir(dir).into_iter().flatten().flatten())
+        .map(|entry| entry.path())
+        .filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            ["rb-", "rollback-hosts-"].iter().any(|kind| name.starts_with(&format!("{kind}{pid}-")))
+        })
+        .collect()
 }

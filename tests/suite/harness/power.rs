@@ -34,11 +34,7 @@ fn a_power_cut_at_any_call_is_survived_by_the_careful_and_not_by_the_careless() 
         let recover = || image.remount().unwrap();
         let (careful, took) = timed(|| sweep(image.path(), CAREFUL, &cut, recover));
         assert_eq!(careful.1, Ok(()), "{spec:?}");
-        note(&format!(
-            "{} power cuts on {:?} in {took:.1?}",
-            careful.0.len(),
-            spec.file_system
-        ));
+        note(&format!("{} power cuts on {:?} in {took:.1?}", careful.0.len(), spec.file_system));
         let careless = sweep(image.path(), CARELESS, &cut, recover);
         assert!(careless.1.is_err(), "{spec:?}");
     });
@@ -64,10 +60,7 @@ fn a_forgotten_directory_sync_is_caught_when_the_history_is_elsewhere() {
                 fs::remove_file(history.path().join("log")).ok();
                 write_out(history.path());
                 reset(releases.path());
-                trace(
-                    script(releases.path(), &text),
-                    Aim::strike(&dirs, nth, cut.clone()),
-                );
+                trace(script(releases.path(), &text), Aim::strike(&dirs, nth, cut.clone()));
                 releases.remount().unwrap();
                 history.remount().unwrap();
                 old_or_new(releases.path())?;
@@ -80,10 +73,7 @@ fn a_forgotten_directory_sync_is_caught_when_the_history_is_elsewhere() {
             })
         };
         assert_eq!(lies("sync ."), Ok(()), "{spec:?}");
-        assert!(
-            lies("").is_err(),
-            "{spec:?}: the forgotten sync was not caught"
-        );
+        assert!(lies("").is_err(), "{spec:?}: the forgotten sync was not caught");
     });
 }
 
@@ -94,16 +84,9 @@ fn a_small_image_runs_out_of_inodes() {
     }
     privately(|| {
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
-        let spec = ImageSpec {
-            inodes: Some(64),
-            size_mib: 8,
-            ..ImageSpec::EXT4
-        };
+        let spec = ImageSpec { inodes: Some(64), size_mib: 8, ..ImageSpec::EXT4 };
         let image = Image::create(dir.path(), "small", spec).unwrap();
-        let full = (0..64)
-            .map(|n| File::create(image.path().join(n.to_string())))
-            .find_map(Result::err)
-            .unwrap();
+        let full = (0..64).map(|n| File::create(image.path().join(n.to_string()))).find_map(Result::err).unwrap();
         assert_eq!(full.raw_os_error(), Some(Errno::ENOSPC as i32));
     });
 }
@@ -115,15 +98,11 @@ fn a_host_that_loses_power_keeps_what_it_synced() {
         return;
     }
     on_both(name, |dir, spec| {
-        let spec = ImageSpec {
-            size_mib: 512,
-            ..spec
-        };
+        let spec = ImageSpec { size_mib: 512, ..spec };
         let image = Image::create(dir, "disks", spec).unwrap();
         let fleet = Fleet::up_in(image.path(), 1).unwrap();
         let host = fleet.host(1);
-        host.sh("echo yes >/srv/synced; sync /srv/synced /srv; echo no >/srv/unsynced")
-            .unwrap();
+        host.sh("echo yes >/srv/synced; sync /srv/synced /srv; echo no >/srv/unsynced").unwrap();
         image.cut_power().unwrap();
         host.crash().unwrap();
         image.remount().unwrap();

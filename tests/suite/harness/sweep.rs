@@ -9,9 +9,7 @@ use rollback_tests::hosts::{self, Fleet};
 use rollback_tests::sweep::{Action, Aim, Trace};
 use rollback_tests::wait::wait_until;
 
-use crate::{
-    CAREFUL, CARELESS, Errand, LIMIT, errand, line, possible, reset, script, sweep, trace,
-};
+use crate::{CAREFUL, CARELESS, Errand, LIMIT, errand, line, possible, reset, script, sweep, trace};
 
 #[test]
 fn every_call_is_counted_in_its_order() {
@@ -19,11 +17,7 @@ fn every_call_is_counted_in_its_order() {
     reset(dir.path());
     let counted = trace(script(dir.path(), CAREFUL), Aim::count(&[dir.path()]));
     let calls: Vec<_> = counted.calls.iter().map(|call| call.name).collect();
-    assert_eq!(
-        calls,
-        ["openat", "write", "fsync", "renameat2", "renameat", "fsync"],
-        "{counted:?}"
-    );
+    assert_eq!(calls, ["openat", "write", "fsync", "renameat2", "renameat", "fsync"], "{counted:?}");
     assert!(counted.calls[0].path.ends_with("next"));
     assert!(counted.calls[3].path.ends_with("current"));
     assert!(!counted.struck);
@@ -50,10 +44,7 @@ fn a_call_can_be_made_to_fail() {
     assert!(report.struck);
     assert!(!report.status.unwrap().success());
     assert!(report.said.contains("No space left"), "{}", report.said);
-    assert_eq!(
-        fs::read_to_string(dir.path().join("current")).unwrap(),
-        "old"
-    );
+    assert_eq!(fs::read_to_string(dir.path().join("current")).unwrap(), "old");
 }
 
 #[test]
@@ -84,19 +75,14 @@ fn a_running_program_with_threads_is_counted_let_go_and_killed() {
 
 #[test]
 fn a_service_in_a_host_is_struck_from_out_here() {
-    if !possible(
-        "a_service_in_a_host_is_struck_from_out_here",
-        hosts::available(),
-    ) {
+    if !possible("a_service_in_a_host_is_struck_from_out_here", hosts::available()) {
         return;
     }
     let fleet = Fleet::up(1).unwrap();
     let host = fleet.host(1);
-    host.sh(
-        "mkfifo /srv/request; mkdir /srv/state
-         systemd-run --unit=writer sh -c 'while read word </srv/request; do echo $word >/srv/state/word; done'",
-    )
-    .unwrap();
+    host.sh("mkfifo /srv/request; mkdir /srv/state
+         systemd-run --unit=writer sh -c 'while read word </srv/request; do echo $word >/srv/state/word; done'")
+        .unwrap();
     let pid = host.main_pid("writer.service").unwrap();
     let state = host.outside("/srv/state");
     let trace = Trace::attach(pid, Aim::strike(&[&state], 2, Action::Kill)).unwrap();
@@ -105,8 +91,7 @@ fn a_service_in_a_host_is_struck_from_out_here() {
     assert_eq!(report.calls.last().unwrap().path, state.join("word"));
     assert_eq!(host.read("/srv/state/word").unwrap(), b"");
     wait_until(LIMIT, "systemd to notice", || {
-        host.sh("systemctl show --property=Result --value writer.service")
-            .is_ok_and(|result| result.trim() == "signal")
+        host.sh("systemctl show --property=Result --value writer.service").is_ok_and(|result| result.trim() == "signal")
     })
     .unwrap();
 }

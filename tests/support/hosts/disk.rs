@@ -1,8 +1,5 @@
 //! What is on a host's disk before it boots for the first time.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "a host's disk is written before the host is there to do it"
-)]
+#![expect(clippy::disallowed_methods, reason = "a host's disk is written before the host is there to do it")]
 
 use std::fmt::Write as _;
 use std::fs;

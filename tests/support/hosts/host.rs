@@ -1,8 +1,5 @@
 //! One host: boot it, run things in it, crash it, take it off the network.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "a host is started as a process and watched through /proc"
-)]
+#![expect(clippy::disallowed_methods, reason = "a host is started as a process and watched through /proc")]
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -57,16 +54,9 @@ struct Up {
 
 impl Host {
     /// Makes the disk and the network of the host number `index` of `count`.
-    pub(super) fn prepare(
-        lease: &Lease,
-        network: &Network,
-        index: usize,
-        count: usize,
-    ) -> Result<Self, HostError> {
+    pub(super) fn prepare(lease: &Lease, network: &Network, index: usize, count: usize) -> Result<Self, HostError> {
         let last = |index: usize| u8::try_from(index).expect("`HOSTS_MAX` fits a byte");
-        let neighbours: Vec<_> = (1..=count)
-            .map(|index| (format!("h{index}"), network.address(last(index))))
-            .collect();
+        let neighbours: Vec<_> = (1..=count).map(|index| (format!("h{index}"), network.address(last(index)))).collect();
         let (name, address) = neighbours[index - 1].clone();
         let tree = cgroup_tree().ok_or_else(|| HostError::Down(name.clone()))?;
         let host = Self {
@@ -86,9 +76,7 @@ impl Host {
             },
         )?;
         fs::create_dir_all(&host.cgroup).map_err(io_error("make", &host.cgroup))?;
-        network
-            .plug(&host.name, last(index))
-            .map_err(HostError::Net)?;
+        network.plug(&host.name, last(index)).map_err(HostError::Net)?;
         Ok(host)
     }
 
@@ -107,10 +95,7 @@ impl Host {
     /// # Errors
     /// When the host is down.
     pub fn init_pid(&self) -> Result<i32, HostError> {
-        self.lock()
-            .as_ref()
-            .map(|up| up.init.as_raw())
-            .ok_or_else(|| HostError::Down(self.name.clone()))
+        self.lock().as_ref().map(|up| up.init.as_raw()).ok_or_else(|| HostError::Down(self.name.clone()))
     }
 
     /// The process id out here of the main process of `unit`, to attach a tracer to for example.
@@ -118,16 +103,11 @@ impl Host {
     /// # Errors
     /// When the host is down or the unit has no main process.
     pub fn main_pid(&self, unit: &str) -> Result<i32, HostError> {
-        let inside = self.sh(&format!(
-            "systemctl show --property=MainPID --value '{unit}'"
-        ))?;
+        let inside = self.sh(&format!("systemctl show --property=MainPID --value '{unit}'"))?;
         processes_with(&fs::read_link(format!("/proc/{}/ns/pid", self.init_pid()?)).ok())
             .find(|process| process.inside == inside.trim())
             .map(|process| process.outside)
-            .ok_or_else(|| HostError::NoProcess {
-                host: self.name.clone(),
-                unit: unit.to_owned(),
-            })
+            .ok_or_else(|| HostError::NoProcess { host: self.name.clone(), unit: unit.to_owned() })
     }
 
     /// What the tracer calls the host's file `path`, for an `Aim` at a process in the host.
@@ -149,8 +129,7 @@ impl Host {
     /// When any of its commands fails, with all that it wrote.
     pub fn sh(&self, script: &str) -> Result<String, HostError> {
         let words = ["sh", "-euc", script];
-        let stdout =
-            check(&words, self.exec(&words)?).map_err(self.run_error("run a script in"))?;
+        let stdout = check(&words, self.exec(&words)?).map_err(self.run_error("run a script in"))?;
         Ok(String::from_utf8_lossy(&stdout).into_owned())
     }
 
@@ -188,9 +167,7 @@ impl Host {
             input.write_all(content.as_ref()).map_err(&failed)?;
         }
         let done = child.wait_with_output().map_err(&failed)?;
-        check(&words, done)
-            .map(drop)
-            .map_err(self.run_error("write a file in"))
+        check(&words, done).map(drop).map_err(self.run_error("write a file in"))
     }
 
     /// Reads a file of the host.
@@ -209,15 +186,11 @@ impl Host {
     pub fn journal(&self, arguments: &[&str]) -> Result<Vec<serde_json::Value>, HostError> {
         let mut words = vec!["journalctl", "--quiet", "--no-pager", "--all", "-o", "json"];
         words.extend(arguments);
-        let stdout =
-            check(&words, self.exec(&words)?).map_err(self.run_error("read the journal of"))?;
+        let stdout = check(&words, self.exec(&words)?).map_err(self.run_error("read the journal of"))?;
         serde_json::Deserializer::from_slice(&stdout)
             .into_iter()
             .collect::<Result<_, _>>()
-            .map_err(|source| HostError::Journal {
-                host: self.name.clone(),
-                source,
-            })
+            .map_err(|source| HostError::Journal { host: self.name.clone(), source })
     }
 
     /// Boots the host, on the disk it has, and waits until systemd says that it is up.
@@ -233,13 +206,11 @@ impl Host {
             disk::clear_work(&self.dir)?;
             *up = Some(self.start()?);
         }
-        wait_until(BOOT_LIMIT, "the end of its boot", || self.is_running()).map_err(|source| {
-            HostError::TimedOut {
-                attempt: "boot",
-                host: self.name.clone(),
-                console: self.console(),
-                source,
-            }
+        wait_until(BOOT_LIMIT, "the end of its boot", || self.is_running()).map_err(|source| HostError::TimedOut {
+            attempt: "boot",
+            host: self.name.clone(),
+            console: self.console(),
+            source,
         })
     }
 
@@ -258,8 +229,7 @@ impl Host {
         let _ = kill(up.init, Signal::SIGKILL);
         up.outer.wait().map_err(io_error("end", &self.dir))?;
         wait_until(CRASH_LIMIT, "the last process to be gone", || {
-            fs::read_to_string(self.cgroup.join("cgroup.events"))
-                .is_ok_and(|events| events.contains("populated 0"))
+            fs::read_to_string(self.cgroup.join("cgroup.events")).is_ok_and(|events| events.contains("populated 0"))
         })
         .map_err(|source| HostError::TimedOut {
             attempt: "crash",
@@ -274,9 +244,7 @@ impl Host {
     /// # Errors
     /// When the network is gone.
     pub fn cut(&self) -> Result<(), HostError> {
-        self.network
-            .set_cable(&self.name, "down")
-            .map_err(HostError::Net)
+        self.network.set_cable(&self.name, "down").map_err(HostError::Net)
     }
 
     /// Plugs the host's cable in again.
@@ -284,9 +252,7 @@ impl Host {
     /// # Errors
     /// When the network is gone.
     pub fn join(&self) -> Result<(), HostError> {
-        self.network
-            .set_cable(&self.name, "up")
-            .map_err(HostError::Net)
+        self.network.set_cable(&self.name, "up").map_err(HostError::Net)
     }
 
     fn start(&self) -> Result<Up, HostError> {
@@ -323,10 +289,7 @@ impl Host {
     /// A host with a failed unit is up as well: which units work is the test's affair.
     fn is_running(&self) -> bool {
         // Until process 1 has become systemd, `nsenter` would end up beside this machine's own.
-        let comm = self
-            .init_pid()
-            .ok()
-            .and_then(|init| fs::read_to_string(format!("/proc/{init}/comm")).ok());
+        let comm = self.init_pid().ok().and_then(|init| fs::read_to_string(format!("/proc/{init}/comm")).ok());
         if comm.as_deref() != Some("systemd\n") {
             return false;
         }
@@ -351,11 +314,7 @@ impl Host {
             "LANG=C.UTF-8",
             "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         ];
-        Ok(door
-            .iter()
-            .chain(words)
-            .map(|&word| word.to_owned())
-            .collect())
+        Ok(door.iter().chain(words).map(|&word| word.to_owned()).collect())
     }
 
     fn console(&self) -> String {
@@ -365,11 +324,7 @@ impl Host {
 
     fn run_error(&self, attempt: &'static str) -> impl Fn(RunError) -> HostError + use<> {
         let host = self.name.clone();
-        move |source| HostError::Run {
-            attempt,
-            host: host.clone(),
-            source,
-        }
+        move |source| HostError::Run { attempt, host: host.clone(), source }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Up>> {
@@ -386,8 +341,7 @@ impl Drop for Host {
 
 /// The child of a process that has one, or will have.
 fn only_child(pid: u32) -> Option<Pid> {
-    let children =
-        fs::read_to_string(Path::new("/proc").join(format!("{pid}/task/{pid}/children")));
+    let children = fs::read_to_string(Path::new("/proc").join(format!("{pid}/task/{pid}/children")));
     children.ok()?.trim().parse().ok().map(Pid::from_raw)
 }
 
@@ -399,21 +353,15 @@ struct Process {
 
 /// Every process of the pid namespace that this link of `/proc` names.
 fn processes_with(namespace: &Option<PathBuf>) -> impl Iterator<Item = Process> {
-    fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(move |entry| {
-            let outside = entry.file_name().to_str()?.parse().ok()?;
-            if fs::read_link(entry.path().join("ns/pid")).ok() != *namespace {
-                return None;
-            }
-            // Its ids from the outermost namespace to its own.
-            let status = fs::read_to_string(entry.path().join("status")).ok()?;
-            let ids = status
-                .lines()
-                .find_map(|line| line.strip_prefix("NSpid:"))?;
-            let inside = ids.split_whitespace().last()?.to_owned();
-            Some(Process { outside, inside })
-        })
+    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(move |entry| {
+        let outside = entry.file_name().to_str()?.parse().ok()?;
+        if fs::read_link(entry.path().join("ns/pid")).ok() != *namespace {
+            return None;
+        }
+        // Its ids from the outermost namespace to its own.
+        let status = fs::read_to_string(entry.path().join("status")).ok()?;
+        let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+        let inside = ids.split_whitespace().last()?.to_owned();
+        Some(Process { outside, inside })
+    })
 }

@@ -55,12 +55,7 @@ impl Lease {
         })()
         .map_err(io_error("lease", &file))?;
         fs::create_dir_all(&dir).map_err(io_error("make", &dir))?;
-        Ok(Self {
-            tag,
-            number,
-            dir,
-            _locked: locked,
-        })
+        Ok(Self { tag, number, dir, _locked: locked })
     }
 
     /// Begins the name of everything that belongs to the fleet.
@@ -153,14 +148,7 @@ fn entries(dir: &Path, prefix: &str) -> Vec<PathBuf> {
 }
 
 /// Turns an `io::Error` into one that names the file.
-pub(super) fn io_error(
-    attempt: &'static str,
-    path: &Path,
-) -> impl Fn(std::io::Error) -> HostError + use<> {
+pub(super) fn io_error(attempt: &'static str, path: &Path) -> impl Fn(std::io::Error) -> HostError + use<> {
     let path = path.to_owned();
-    move |source| HostError::Io {
-        attempt,
-        path: path.clone(),
-        source,
-    }
+    move |source| HostError::Io { attempt, path: path.clone(), source }
 }

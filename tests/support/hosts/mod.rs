@@ -142,11 +142,7 @@ impl Fleet {
         raise_kernel_limits()?;
         let lease = Lease::take(dir)?;
         let network = Network::create(lease.tag(), lease.number()).map_err(HostError::Net)?;
-        let mut fleet = Self {
-            hosts: Vec::new(),
-            network,
-            lease,
-        };
+        let mut fleet = Self { hosts: Vec::new(), network, lease };
         for index in 1..=count {
             let host = Host::prepare(&fleet.lease, &fleet.network, index, count)?;
             fleet.hosts.push(host);
@@ -200,15 +196,11 @@ impl Fleet {
             Ok(())
         };
         thread::scope(|scope| {
-            let workers: Vec<_> = (0..BOOTS_AT_A_TIME.min(self.hosts.len()))
-                .map(|_| scope.spawn(worker))
-                .collect();
-            workers
-                .into_iter()
-                .try_for_each(|worker| match worker.join() {
-                    Ok(result) => result,
-                    Err(panic) => std::panic::resume_unwind(panic),
-                })
+            let workers: Vec<_> = (0..BOOTS_AT_A_TIME.min(self.hosts.len())).map(|_| scope.spawn(worker)).collect();
+            workers.into_iter().try_for_each(|worker| match worker.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
         })
     }
 }
@@ -240,9 +232,7 @@ pub fn available() -> Result<(), String> {
     }
     let disks = rustix::fs::statfs(DISKS).map_err(|e| format!("cannot look at {DISKS}: {e}"))?;
     if disks.f_type == disk::OVERLAY_MAGIC {
-        return Err(format!(
-            "{DISKS} lies on an overlay and cannot carry another"
-        ));
+        return Err(format!("{DISKS} lies on an overlay and cannot carry another"));
     }
     Ok(())
 }

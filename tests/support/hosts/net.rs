@@ -2,10 +2,7 @@
 //!
 //! The switch lies in a network namespace of its own, so no fleet sees another one's addresses
 //! and nothing is added to the machine's own network.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "a network namespace is entered through its file"
-)]
+#![expect(clippy::disallowed_methods, reason = "a network namespace is entered through its file")]
 
 use std::fs::File;
 use std::net::IpAddr;
@@ -29,17 +26,12 @@ pub(super) struct Network {
 
 impl Network {
     pub(super) fn create(tag: &str, number: u8) -> Result<Self, RunError> {
-        let network = Self {
-            tag: tag.to_owned(),
-            number,
-        };
+        let network = Self { tag: tag.to_owned(), number };
         let switch = network.switch();
         let own = format!("{}/24", network.address(SWITCH));
         run(&["ip", "netns", "add", &switch])?;
         run(&["ip", "-n", &switch, "link", "set", "lo", "up"])?;
-        run(&[
-            "ip", "-n", &switch, "link", "add", "switch", "type", "bridge",
-        ])?;
+        run(&["ip", "-n", &switch, "link", "add", "switch", "type", "bridge"])?;
         run(&["ip", "-n", &switch, "addr", "add", &own, "dev", "switch"])?;
         run(&["ip", "-n", &switch, "link", "set", "switch", "up"])?;
         Ok(network)
@@ -50,13 +42,8 @@ impl Network {
         let (switch, own) = (self.switch(), self.namespace(host));
         let cidr = format!("{}/24", self.address(last));
         run(&["ip", "netns", "add", &own])?;
-        run(&[
-            "ip", "-n", &switch, "link", "add", host, "type", "veth", "peer", "name", "eth0",
-            "netns", &own,
-        ])?;
-        run(&[
-            "ip", "-n", &switch, "link", "set", host, "master", "switch", "up",
-        ])?;
+        run(&["ip", "-n", &switch, "link", "add", host, "type", "veth", "peer", "name", "eth0", "netns", &own])?;
+        run(&["ip", "-n", &switch, "link", "set", host, "master", "switch", "up"])?;
         run(&["ip", "-n", &own, "addr", "add", &cidr, "dev", "eth0"])?;
         run(&["ip", "-n", &own, "link", "set", "eth0", "up"])?;
         run(&["ip", "-n", &own, "link", "set", "lo", "up"])?;
@@ -78,11 +65,7 @@ impl Network {
 
     /// Prefixes a command so that it runs on the switch.
     pub(super) fn on_switch(&self, words: &[&str]) -> Vec<String> {
-        ["ip", "netns", "exec", &self.switch()]
-            .iter()
-            .chain(words)
-            .map(|&word| word.to_owned())
-            .collect()
+        ["ip", "netns", "exec", &self.switch()].iter().chain(words).map(|&word| word.to_owned()).collect()
     }
 
     pub(super) fn enter(&self) -> Result<(), HostError> {

@@ -1,8 +1,5 @@
 //! The two kinds of children that the tracer's thread starts itself.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "this module starts the programs that are traced"
-)]
+#![expect(clippy::disallowed_methods, reason = "this module starts the programs that are traced")]
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -27,10 +24,7 @@ impl Bell {
             .stdout(Stdio::null())
             .spawn()
             .map(Self)
-            .map_err(|source| SweepError::Start {
-                program: "cat".to_owned(),
-                source,
-            })
+            .map_err(|source| SweepError::Start { program: "cat".to_owned(), source })
     }
 
     pub(super) fn pid(&self) -> Pid {
@@ -58,10 +52,7 @@ pub(super) struct Spawned {
 impl Spawned {
     pub(super) fn start(command: &Command) -> Result<Self, SweepError> {
         let program = command.get_program();
-        let failed = |source| SweepError::Start {
-            program: program.to_string_lossy().into_owned(),
-            source,
-        };
+        let failed = |source| SweepError::Start { program: program.to_string_lossy().into_owned(), source };
         let output = tempfile::tempfile().map_err(failed)?;
         let mut stopped = Command::new("sh");
         stopped
@@ -82,8 +73,7 @@ impl Spawned {
         }
         let child = stopped.spawn().map_err(failed)?;
         let pid = child_pid(&child);
-        waitpid(pid, Some(WaitPidFlag::WUNTRACED))
-            .map_err(|source| error("wait for", pid, source))?;
+        waitpid(pid, Some(WaitPidFlag::WUNTRACED)).map_err(|source| error("wait for", pid, source))?;
         Ok(Self { child, output })
     }
 
@@ -100,10 +90,7 @@ impl Spawned {
         drop(self.child.kill());
         let status = self.child.wait().ok();
         let mut said = Vec::new();
-        let read = self
-            .output
-            .rewind()
-            .and_then(|()| self.output.read_to_end(&mut said));
+        let read = self.output.rewind().and_then(|()| self.output.read_to_end(&mut said));
         drop(read);
         (status, String::from_utf8_lossy(&said).into_owned())
     }

@@ -51,19 +51,13 @@ impl Aim {
             let dir = dir.as_ref();
             dir.canonicalize().unwrap_or_else(|_| dir.to_owned())
         };
-        Self {
-            dirs: dirs.iter().map(canonical).collect(),
-            strike: None,
-        }
+        Self { dirs: dirs.iter().map(canonical).collect(), strike: None }
     }
 
     /// Counts as well, and does `action` in place of the call number `nth`, counted from 1.
     pub fn strike<P: AsRef<Path>>(dirs: &[P], nth: usize, action: Action) -> Self {
         assert!(nth > 0, "calls are counted from 1");
-        Self {
-            strike: Some((nth, action)),
-            ..Self::count(dirs)
-        }
+        Self { strike: Some((nth, action)), ..Self::count(dirs) }
     }
 }
 
@@ -184,10 +178,7 @@ impl Trace {
     /// # Errors
     /// When that takes longer than `limit` (the program is then let go), or the trace failed.
     pub fn wait(self, limit: Duration) -> Result<Report, SweepError> {
-        wait_until(limit, "the traced program to end", || {
-            self.thread.is_finished()
-        })
-        .map_err(SweepError::TimedOut)?;
+        wait_until(limit, "the traced program to end", || self.thread.is_finished()).map_err(SweepError::TimedOut)?;
         self.finish()
     }
 
@@ -212,10 +203,7 @@ impl Trace {
 ///
 /// # Errors
 /// One line for each point that failed, with the call that was struck there.
-pub fn every_point(
-    calls: &[Call],
-    mut trial: impl FnMut(usize) -> Result<(), String>,
-) -> Result<(), String> {
+pub fn every_point(calls: &[Call], mut trial: impl FnMut(usize) -> Result<(), String>) -> Result<(), String> {
     let failures: Vec<String> = calls
         .iter()
         .zip(1..)
@@ -227,10 +215,5 @@ pub fn every_point(
     if failures.is_empty() {
         return Ok(());
     }
-    Err(format!(
-        "{} of {} points failed\n{}",
-        failures.len(),
-        calls.len(),
-        failures.join("\n")
-    ))
+    Err(format!("{} of {} points failed\n{}", failures.len(), calls.len(), failures.join("\n")))
 }

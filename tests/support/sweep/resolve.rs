@@ -1,8 +1,5 @@
 //! Finds out which file a stopped process is about to change.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "a stopped process is read through /proc"
-)]
+#![expect(clippy::disallowed_methods, reason = "a stopped process is read through /proc")]
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -25,12 +22,7 @@ pub(super) type Arguments = [u64; 6];
 ///
 /// Paths are joined and tidied but their links are not followed, because a process in another
 /// mount namespace cannot be asked where they lead.
-pub(super) fn file_below(
-    dirs: &[PathBuf],
-    tid: Pid,
-    row: &Mutating,
-    arguments: &Arguments,
-) -> Option<PathBuf> {
+pub(super) fn file_below(dirs: &[PathBuf], tid: Pid, row: &Mutating, arguments: &Arguments) -> Option<PathBuf> {
     if !counts(tid, row.counts, arguments) {
         return None;
     }
@@ -67,11 +59,7 @@ fn locate(tid: Pid, place: Place, arguments: &Arguments) -> Option<PathBuf> {
         Place::At(directory, at) => {
             // A null path (`utimensat`) or an empty one (`AT_EMPTY_PATH`) means the descriptor.
             let path = text(tid, arguments[at]).unwrap_or_default();
-            Some(absolute(
-                tid,
-                &descriptor(tid, arguments[directory])?,
-                &path,
-            ))
+            Some(absolute(tid, &descriptor(tid, arguments[directory])?, &path))
         }
     }
 }

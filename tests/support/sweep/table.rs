@@ -34,21 +34,11 @@ pub(super) struct Mutating {
 }
 
 const fn row(number: i64, name: &'static str, places: &'static [Place]) -> Mutating {
-    Mutating {
-        number,
-        name,
-        places,
-        counts: Counts::Always,
-    }
+    Mutating { number, name, places, counts: Counts::Always }
 }
 
 const fn open(number: i64, name: &'static str, place: &'static [Place], when: Counts) -> Mutating {
-    Mutating {
-        number,
-        name,
-        places: place,
-        counts: when,
-    }
+    Mutating { number, name, places: place, counts: when }
 }
 
 const FD: &[Place] = &[Place::Fd(0)];
@@ -57,9 +47,7 @@ const AT: &[Place] = &[Place::At(0, 1)];
 
 /// Returns the row of a system call, if it changes a disk.
 pub(super) fn mutating(number: u64) -> Option<&'static Mutating> {
-    TABLE
-        .iter()
-        .find(|row| u64::try_from(row.number) == Ok(number))
+    TABLE.iter().find(|row| u64::try_from(row.number) == Ok(number))
 }
 
 /// Every call that changes what a disk holds, or orders what reaches it.
@@ -70,12 +58,7 @@ const TABLE: &[Mutating] = &[
     // Making and removing names.
     open(libc::SYS_open, "open", PATH, Counts::IfFlagsMake(1)),
     open(libc::SYS_openat, "openat", AT, Counts::IfFlagsMake(2)),
-    open(
-        libc::SYS_openat2,
-        "openat2",
-        AT,
-        Counts::IfFlagsMakeBehind(2),
-    ),
+    open(libc::SYS_openat2, "openat2", AT, Counts::IfFlagsMakeBehind(2)),
     row(libc::SYS_creat, "creat", PATH),
     row(libc::SYS_mkdir, "mkdir", PATH),
     row(libc::SYS_mkdirat, "mkdirat", AT),
@@ -87,26 +70,10 @@ const TABLE: &[Mutating] = &[
     row(libc::SYS_symlink, "symlink", &[Place::Path(1)]),
     row(libc::SYS_symlinkat, "symlinkat", &[Place::At(1, 2)]),
     row(libc::SYS_link, "link", &[Place::Path(1), Place::Path(0)]),
-    row(
-        libc::SYS_linkat,
-        "linkat",
-        &[Place::At(2, 3), Place::At(0, 1)],
-    ),
-    row(
-        libc::SYS_rename,
-        "rename",
-        &[Place::Path(1), Place::Path(0)],
-    ),
-    row(
-        libc::SYS_renameat,
-        "renameat",
-        &[Place::At(2, 3), Place::At(0, 1)],
-    ),
-    row(
-        libc::SYS_renameat2,
-        "renameat2",
-        &[Place::At(2, 3), Place::At(0, 1)],
-    ),
+    row(libc::SYS_linkat, "linkat", &[Place::At(2, 3), Place::At(0, 1)]),
+    row(libc::SYS_rename, "rename", &[Place::Path(1), Place::Path(0)]),
+    row(libc::SYS_renameat, "renameat", &[Place::At(2, 3), Place::At(0, 1)]),
+    row(libc::SYS_renameat2, "renameat2", &[Place::At(2, 3), Place::At(0, 1)]),
     // Bytes.
     row(libc::SYS_write, "write", FD),
     row(libc::SYS_pwrite64, "pwrite64", FD),
@@ -115,11 +82,7 @@ const TABLE: &[Mutating] = &[
     row(libc::SYS_pwritev2, "pwritev2", FD),
     row(libc::SYS_sendfile, "sendfile", FD),
     row(libc::SYS_splice, "splice", &[Place::Fd(2)]),
-    row(
-        libc::SYS_copy_file_range,
-        "copy_file_range",
-        &[Place::Fd(2)],
-    ),
+    row(libc::SYS_copy_file_range, "copy_file_range", &[Place::Fd(2)]),
     row(libc::SYS_truncate, "truncate", PATH),
     row(libc::SYS_ftruncate, "ftruncate", FD),
     row(libc::SYS_fallocate, "fallocate", FD),

@@ -1,8 +1,5 @@
 //! The ptrace loop: one thread that stops a process tree at each of its system calls.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "which threads a process has is read from /proc"
-)]
+#![expect(clippy::disallowed_methods, reason = "which threads a process has is read from /proc")]
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -45,11 +42,7 @@ enum Next {
 /// Traces `target` to its end, to a deadly strike, or until the bell's other end is closed.
 ///
 /// Sends that other end as soon as every thread of the target is under trace.
-pub(super) fn run(
-    target: Target,
-    aim: Aim,
-    ready: &Sender<ChildStdin>,
-) -> Result<Report, SweepError> {
+pub(super) fn run(target: Target, aim: Aim, ready: &Sender<ChildStdin>) -> Result<Report, SweepError> {
     let mut bell = Bell::hang()?;
     let mut spawned = None;
     let root = match target {
@@ -66,28 +59,20 @@ pub(super) fn run(
         calls: Vec::new(),
         struck: false,
     };
-    let traced = tracer
-        .seize()
-        .and_then(|()| spawned.as_ref().map_or(Ok(()), Spawned::wake))
-        .and_then(|()| {
-            tracer.trace(|| {
-                if let Some(rope) = bell.rope() {
-                    // If nobody waits for the trace any more, the rope falls and the bell rings.
-                    drop(ready.send(rope));
-                }
-            })
-        });
+    let traced = tracer.seize().and_then(|()| spawned.as_ref().map_or(Ok(()), Spawned::wake)).and_then(|()| {
+        tracer.trace(|| {
+            if let Some(rope) = bell.rope() {
+                // If nobody waits for the trace any more, the rope falls and the bell rings.
+                drop(ready.send(rope));
+            }
+        })
+    });
     let (status, said) = match spawned {
         Some(spawned) => spawned.end(),
         None => (None, String::new()),
     };
     traced?;
-    Ok(Report {
-        calls: tracer.calls,
-        struck: tracer.struck,
-        status,
-        said,
-    })
+    Ok(Report { calls: tracer.calls, struck: tracer.struck, status, said })
 }
 
 struct Tracer {
@@ -124,8 +109,7 @@ impl Tracer {
             if ended && pid == self.bell {
                 return self.let_go();
             }
-            let status = waitpid(pid, Some(WaitPidFlag::__WALL))
-                .map_err(|source| error("wait for", pid, source))?;
+            let status = waitpid(pid, Some(WaitPidFlag::__WALL)).map_err(|source| error("wait for", pid, source))?;
             if self.handle(status)? == Next::Stop {
                 return Ok(());
             }
@@ -191,10 +175,7 @@ impl Tracer {
 
     /// Remembers a new thread or process, and forgets the thread that became another by `exec`.
     fn note_birth(&mut self, tid: Pid, event: i32) {
-        let Some(other) = ptrace::getevent(tid)
-            .ok()
-            .and_then(|n| i32::try_from(n).ok())
-        else {
+        let Some(other) = ptrace::getevent(tid).ok().and_then(|n| i32::try_from(n).ok()) else {
             return;
         };
         let other = Pid::from_raw(other);
@@ -227,21 +208,12 @@ impl Tracer {
         let Some(row) = mutating(registers.orig_rax) else {
             return Ok(Next::Trace);
         };
-        let arguments: Arguments = [
-            registers.rdi,
-            registers.rsi,
-            registers.rdx,
-            registers.r10,
-            registers.r8,
-            registers.r9,
-        ];
+        let arguments: Arguments =
+            [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9];
         let Some(path) = file_below(&self.aim.dirs, tid, row, &arguments) else {
             return Ok(Next::Trace);
         };
-        self.calls.push(Call {
-            name: row.name,
-            path,
-        });
+        self.calls.push(Call { name: row.name, path });
         match self.aim.strike.clone() {
             Some((nth, action)) if nth == self.calls.len() => self.strike(tid, action),
             Some(_) | None => Ok(Next::Trace),
@@ -259,8 +231,7 @@ impl Tracer {
             }
             Action::Inject(errno) => {
                 // No call has this number, so the kernel makes none.
-                let mut registers =
-                    ptrace::getregs(tid).map_err(|source| error("read", tid, source))?;
+                let mut registers = ptrace::getregs(tid).map_err(|source| error("read", tid, source))?;
                 registers.orig_rax = u64::MAX;
                 ptrace::setregs(tid, registers).map_err(|source| error("change", tid, source))?;
                 self.injecting.insert(tid, errno);
@@ -273,8 +244,7 @@ impl Tracer {
 
     fn at_exit(&mut self, tid: Pid) -> Result<Next, SweepError> {
         if let Some(errno) = self.injecting.remove(&tid) {
-            let mut registers =
-                ptrace::getregs(tid).map_err(|source| error("read", tid, source))?;
+            let mut registers = ptrace::getregs(tid).map_err(|source| error("read", tid, source))?;
             registers.rax = (-i64::from(errno as i32)) as u64;
             ptrace::setregs(tid, registers).map_err(|source| error("change", tid, source))?;
         }
@@ -285,14 +255,10 @@ impl Tracer {
     fn kill_all(&self) -> Result<(), SweepError> {
         for tid in &self.tracees {
             // To kill one thread is to kill its process.
-            kill(*tid, Signal::SIGKILL)
-                .or_else(forgive_dead)
-                .map_err(|source| error("kill", *tid, source))?;
+            kill(*tid, Signal::SIGKILL).or_else(forgive_dead).map_err(|source| error("kill", *tid, source))?;
         }
-        wait_until(LET_GO_LIMIT, "the killed processes to be gone", || {
-            self.tracees.iter().all(|tid| is_dead(*tid))
-        })
-        .map_err(SweepError::TimedOut)
+        wait_until(LET_GO_LIMIT, "the killed processes to be gone", || self.tracees.iter().all(|tid| is_dead(*tid)))
+            .map_err(SweepError::TimedOut)
     }
 
     /// Detaches from whatever still runs.
@@ -301,9 +267,7 @@ impl Tracer {
     /// child stops only after the child has gone on; so this goes round until all are free.
     fn let_go(&mut self) -> Result<(), SweepError> {
         for tid in &self.tracees {
-            ptrace::interrupt(*tid)
-                .or_else(forgive_dead)
-                .map_err(|source| error("interrupt", *tid, source))?;
+            ptrace::interrupt(*tid).or_else(forgive_dead).map_err(|source| error("interrupt", *tid, source))?;
         }
         let root = self.root;
         wait_until(LET_GO_LIMIT, "the traced threads to be let go", || {
@@ -349,36 +313,22 @@ fn wait_flags() -> WaitPidFlag {
 }
 
 fn resume(tid: Pid, signal: Option<Signal>) -> Result<(), SweepError> {
-    ptrace::syscall(tid, signal)
-        .or_else(forgive_dead)
-        .map_err(|source| error("resume", tid, source))
+    ptrace::syscall(tid, signal).or_else(forgive_dead).map_err(|source| error("resume", tid, source))
 }
 
 fn forgive_dead(errno: Errno) -> Result<(), Errno> {
-    if errno == Errno::ESRCH {
-        Ok(())
-    } else {
-        Err(errno)
-    }
+    if errno == Errno::ESRCH { Ok(()) } else { Err(errno) }
 }
 
 pub(super) fn error(attempt: &'static str, pid: Pid, source: Errno) -> SweepError {
-    SweepError::Trace {
-        attempt,
-        pid: pid.as_raw(),
-        source,
-    }
+    SweepError::Trace { attempt, pid: pid.as_raw(), source }
 }
 
 fn threads(pid: Pid) -> Vec<Pid> {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else {
         return Vec::new();
     };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .map(Pid::from_raw)
-        .collect()
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).map(Pid::from_raw).collect()
 }
 
 /// Returns whether the thread is gone or a zombie, which holds no file.
@@ -387,6 +337,5 @@ fn is_dead(tid: Pid) -> bool {
         return true;
     };
     // The name before the state may hold anything, also a parenthesis.
-    stat.rsplit_once(") ")
-        .is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
 }

@@ -1,0 +1,138 @@
+//! What is done before serving: adopt what is on disk, and converge what a crash has interrupted.
+
+use std::sync::Arc;
+
+use rollback::chain::Chain;
+use rollback::engine::recover::{Recovery, recover};
+use rollback::model::host::Current;
+use rollback::model::operation::Operation;
+use rollback::model::record::Record;
+use rollback::model::release::Integrity;
+
+use super::Driver;
+use crate::config::Component;
+use crate::observe::blocking;
+
+impl Driver {
+    /// Adopts releases, then brings every interrupted operation to its outcome. Gives what an operator should know.
+    ///
+    /// An operation that is found again and again is given up by the engine after a count, so that this ends.
+    pub async fn recover(&self) -> Vec<String> {
+        let mut problems = self.adopt_all().await;
+        problems.extend(self.converge().await);
+        self.set_problems(problems.clone());
+        problems
+    }
+
+    /// Adopts new directories of every component, notes a `current` that was switched by another hand, and records
+    /// outcomes that only the intent journal holds. Gives what went wrong, one sentence each.
+    pub async fn adopt_all(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for component in self.select_all(None, None) {
+            if let Err(problem) = self.adopt(&component, &mut problems).await {
+                problems.push(problem);
+            }
+        }
+        self.set_problems(problems.clone());
+        problems
+    }
+
+    async fn adopt(&self, component: &Component, problems: &mut Vec<String>) -> Result<(), String> {
+        let label = format!("{}/{}", component.environment, component.name);
+        let chained = |error: &crate::ports::PortError| format!("{label}: {}", Chain(error));
+        let (store, owned, now) = (Arc::clone(self.store()), component.clone(), self.clock().now());
+        let adopted = blocking(move || store.adopt(&owned, now)).await.map_err(|error| chained(&error))?;
+        problems.extend(
+            adopted.skipped.into_iter().map(|(name, why)| format!("{label}: `{name}` is not a release: {why}")),
+        );
+        for manifest in adopted.manifests {
+            let (component, environment) = (component.name.clone(), component.environment.clone());
+            self.note(Record::ReleaseAdopted { component, environment, manifest }).await;
+        }
+        let (store, owned) = (Arc::clone(self.store()), component.clone());
+        let current = blocking(move || store.current(&owned)).await.map_err(|error| chained(&error))?;
+        let memory =
+            self.history().memory(&component.environment, &component.name).await.map_err(|error| chained(&error))?;
+        match current {
+            Current::Release(release) => {
+                let busy = self.running(&component.environment).is_some();
+                if !busy && memory.activations.last().is_none_or(|last| last.release != release) {
+                    let (component, environment) = (component.name.clone(), component.environment.clone());
+                    self.note(Record::ActivationFound { component, environment, release }).await;
+                }
+            }
+            Current::Missing | Current::Dangling(_) | Current::Outside(_) | Current::NotALink => {
+                problems.push(format!("{label}: `{}` {}", component.current, rollback::explain::current(&current)));
+            }
+        }
+        Ok(())
+    }
+
+    async fn converge(&self) -> Vec<String> {
+        let journal = Arc::clone(&self.inner.ports.journal);
+        let slots = match blocking(move || journal.load()).await {
+            Ok(slots) => slots,
+            Err(error) => return vec![Chain(&error).to_string()],
+        };
+        let mut problems = Vec::new();
+        for slot in slots {
+            match slot {
+                Ok(operation) => problems.extend(self.converge_one(operation).await),
+                Err(why) => problems.push(format!("an entry of the intent journal cannot be read: {why}")),
+            }
+        }
+        problems
+    }
+
+    async fn converge_one(&self, operation: Operation) -> Option<String> {
+        let id = operation.id;
+        if self.history().operation(id).await.ok().flatten().is_some_and(|stored| stored.ended) {
+            let journal = Arc::clone(&self.inner.ports.journal);
+            return blocking(move || journal.clear(id)).await.err().map(|error| Chain(&error).to_string());
+        }
+        let plan = &operation.plan;
+        let Ok(component) = self.select(Some(&plan.component), Some(&plan.environment)) else {
+            return Some(format!(
+                "operation {id} was interrupted, but `{}/{}` is not configured any more",
+                plan.environment, plan.component
+            ));
+        };
+        let (store, owned, now) = (Arc::clone(self.store()), component.clone(), self.clock().now());
+        let trying = operation.trying().cloned();
+        let found = blocking(move || {
+            let integrity = match &trying {
+                Some(release) => store.check(&owned, release, now),
+                None => Integrity::Unknown { why: "there is no release to try".to_owned() },
+            };
+            Ok((store.current(&owned)?, integrity))
+        })
+        .await;
+        let (current, integrity) = match found {
+            Ok(found) => found,
+            Err(error) => return Some(format!("operation {id} was interrupted: {}", Chain(&error))),
+        };
+        tracing::warn!(operation = %id, "was interrupted; `current` {}", rollback::explain::current(&current));
+        match recover(operation, &current, &integrity) {
+            Recovery::Finish(ended) | Recovery::NeedsOperator(ended) => {
+                self.record_end(&ended, Vec::new()).await;
+                None
+            }
+            Recovery::Resume(again) | Recovery::Undo(again) => self.go_on(component, again).await,
+        }
+    }
+
+    async fn go_on(&self, component: Component, operation: Operation) -> Option<String> {
+        let (journal, kept) = (Arc::clone(&self.inner.ports.journal), operation.clone());
+        // Durable, so that the count of recoveries ends a loop of crashes.
+        if let Err(error) = blocking(move || journal.put(&kept, true)).await {
+            return Some(Chain(&error).to_string());
+        }
+        match self.take(&component, &operation) {
+            Ok(taken) => {
+                self.run(component, operation, taken, false).await;
+                None
+            }
+            Err(refusal) => Some(rollback::explain::refusal(&refusal)),
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Runs one operation to its outcome: ask the engine, write it down, perform, tell the engine.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rollback::chain::Chain;
+use rollback::engine;
+use rollback::model::effect::{Effect, EffectEnd};
+use rollback::model::ids::OperationId;
+use rollback::model::operation::{ChainHead, Evidence, Operation, Step};
+use rollback::model::record::Record;
+use tokio::sync::watch;
+
+use super::{Driver, Progress};
+use crate::checkpoint;
+use crate::config::Component;
+use crate::observe::blocking;
+use crate::ports::PortError;
+
+/// Journal lines kept of what is left: two screens.
+const EVIDENCE_LINES_MAX: usize = 50;
+
+impl Driver {
+    /// Runs an operation whose intent is durable. `fresh` is false when it goes on after a crash.
+    pub(super) async fn run(
+        &self,
+        component: Component,
+        operation: Operation,
+        takeover: watch::Receiver<Option<OperationId>>,
+        fresh: bool,
+    ) {
+        let ports = self.inner.ports.clone();
+        let started = fresh.then(|| {
+            let (history, now) = (Arc::clone(&ports.history), operation.accepted_at);
+            let record = Record::OperationStarted { operation: Box::new(operation.clone()) };
+            // Not flushed and not waited for: the intent journal carries the operation through a crash.
+            tokio::spawn(async move { history.append(now, vec![record], false).await })
+        });
+        if let Some(lease) = self.registry(|registry| registry.lease(&component.environment))
+            && let Err(error) = ports.history.put_lease(lease).await
+        {
+            tracing::warn!("{}", Chain(&error));
+        }
+        let mut evidence = vec![self.evidence_before(&operation)];
+        let operation = self.steps(&component, operation, &takeover, &mut evidence).await;
+        if let Some(first) = evidence.first_mut() {
+            first.journal = ports.units.log_tail(&component, &operation.plan.units, EVIDENCE_LINES_MAX).await;
+        }
+        if let Some(Ok(Err(error))) = async { Some(started?.await) }.await {
+            tracing::warn!(operation = %operation.id, "{}", Chain(&error));
+        }
+        let head = self.record_end(&operation, evidence).await;
+        self.finish(&component, operation, head).await;
+    }
+
+    async fn steps(
+        &self,
+        component: &Component,
+        mut operation: Operation,
+        takeover: &watch::Receiver<Option<OperationId>>,
+        evidence: &mut Vec<Evidence>,
+    ) -> Operation {
+        while let Some(effect) = engine::step::next_effect(&operation) {
+            if let Some(by) = *takeover.borrow() {
+                return engine::step::supersede(operation, by);
+            }
+            let current = Arc::new(operation.clone());
+            let doing = Progress { operation: Arc::clone(&current), doing: Some(effect.clone()), head: None };
+            self.publish(&component.environment, doing);
+            let journal = Arc::clone(&self.inner.ports.journal);
+            if let Err(error) = blocking(move || journal.put(&current, false)).await {
+                // The durable intent stands; recovery goes by observation, so a lost phase costs only a repetition.
+                tracing::warn!(operation = %operation.id, "{}", Chain(&error));
+            }
+            checkpoint::reached(effect.name());
+            let attempt = operation.attempt;
+            let step = self.perform(component, &operation, effect).await;
+            operation = engine::step::step(operation, step);
+            if operation.attempt != attempt {
+                evidence.push(self.evidence_of_failure(component, &operation, attempt).await);
+            }
+        }
+        operation
+    }
+
+    async fn perform(&self, component: &Component, operation: &Operation, effect: Effect) -> Step {
+        let ports = &self.inner.ports;
+        let (began_at, began) = (ports.clock.now(), ports.clock.boottime());
+        let timeouts = operation.plan.timeouts;
+        let done = match &effect {
+            Effect::UnitsStopped { units } => {
+                ports.units.stop(component, units, Duration::from_millis(timeouts.stop_ms)).await
+            }
+            Effect::UnitsStarted { units } => {
+                ports.units.start(component, units, Duration::from_millis(timeouts.start_ms)).await
+            }
+            Effect::CurrentLinked { release } => {
+                let (store, component, release) = (Arc::clone(&ports.store), component.clone(), release.clone());
+                blocking(move || store.link_current(&component, &release)).await
+            }
+            Effect::ConfigurationLinked { release } => {
+                let (store, component, release) = (Arc::clone(&ports.store), component.clone(), release.clone());
+                blocking(move || store.link_configuration(&component, &release)).await
+            }
+            Effect::Verified { .. } => Ok(()),
+        };
+        let end = match (&effect, done) {
+            (Effect::Verified { .. }, _) => self.verify(component, operation).await,
+            (_, Ok(())) => EffectEnd::Ensured,
+            (_, Err(error)) => EffectEnd::Failed { error: Chain(&error).to_string() },
+        };
+        let took = ports.clock.boottime().saturating_sub(began);
+        if let EffectEnd::Failed { error } = &end {
+            tracing::error!(operation = %operation.id, step = effect.name(), "{error}");
+        }
+        Step {
+            effect,
+            began_at,
+            duration_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            end,
+            recovered: operation.recoveries > 0,
+        }
+    }
+
+    fn evidence_before(&self, operation: &Operation) -> Evidence {
+        let pids = operation.plan.baseline.units.iter().filter_map(|unit| unit.main_pid);
+        Evidence {
+            release: operation.plan.from.clone(),
+            health: operation.plan.baseline.clone(),
+            journal: Vec::new(),
+            processes: pids.filter_map(|pid| self.inner.ports.facts.process(pid)).collect(),
+        }
+    }
+
+    async fn evidence_of_failure(&self, component: &Component, operation: &Operation, attempt: usize) -> Evidence {
+        let units = &self.inner.ports.units;
+        let health = operation.steps.last().and_then(|step| match &step.end {
+            EffectEnd::Judged { health, .. } => Some(health.clone()),
+            EffectEnd::Ensured | EffectEnd::Failed { .. } => None,
+        });
+        let names = &operation.plan.units;
+        let health = match health {
+            Some(health) => health,
+            None => rollback::model::health::Health {
+                units: units.states(component, names).await.unwrap_or_default(),
+                probes: Vec::new(),
+            },
+        };
+        Evidence {
+            release: operation.plan.candidates.get(attempt).or(operation.plan.from.as_ref()).cloned(),
+            processes: health.units.iter().filter_map(|u| self.inner.ports.facts.process(u.main_pid?)).collect(),
+            health,
+            journal: units.log_tail(component, names, EVIDENCE_LINES_MAX).await,
+        }
+    }
+
+    /// Records the outcome: in the history, or, when that cannot be written, durably in the intent journal until it can.
+    pub(super) async fn record_end(&self, operation: &Operation, evidence: Vec<Evidence>) -> Option<ChainHead> {
+        let ports = &self.inner.ports;
+        let record = Record::OperationEnded { operation: Box::new(operation.clone()), evidence };
+        let recorded = ports.history.append(ports.clock.now(), vec![record], true).await;
+        let (journal, kept) = (Arc::clone(&ports.journal), operation.clone());
+        let (head, freed): (_, Result<(), PortError>) = match recorded {
+            Ok(head) => (Some(head), blocking(move || journal.clear(kept.id)).await),
+            Err(error) => {
+                tracing::error!(operation = %operation.id, "{}; the outcome is kept in the intent journal", Chain(&error));
+                (None, blocking(move || journal.put(&kept, true)).await)
+            }
+        };
+        if let Err(error) = freed {
+            tracing::error!(operation = %operation.id, "{}", Chain(&error));
+        }
+        head
+    }
+
+    async fn finish(&self, component: &Component, operation: Operation, head: Option<ChainHead>) {
+        let environment = &component.environment;
+        if let Err(error) = self.history().drop_lease(environment, operation.id).await {
+            tracing::warn!("{}", Chain(&error));
+        }
+        if let Some(outcome) = operation.outcome() {
+            tracing::info!(operation = %operation.id, component = %component.name, %environment, "{}", rollback::explain::outcome(outcome));
+        }
+        let last = Progress { operation: Arc::new(operation), doing: None, head };
+        self.publish(environment, last);
+        self.registry(|registry| registry.release(environment));
+    }
+}

@@ -1,0 +1,1 @@
+//! Tables and histories over the decisions.

@@ -1,0 +1,111 @@
+//! Guards the repository's own rules: module sentences, walls between packages, documented contract, no stray words.
+
+#![expect(clippy::disallowed_methods, reason = "this suite reads the sources")]
+
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository").to_owned()
+}
+
+fn files(below: &Path, ending: &str, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(below).expect("a readable directory") {
+        let path = entry.expect("a readable entry").path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        if name == "target" || name.starts_with('.') {
+            continue;
+        }
+        if path.is_dir() {
+            files(&path, ending, found);
+        } else if name.ends_with(ending) {
+            found.push(path);
+        }
+    }
+}
+
+fn sources(ending: &str) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    files(&root(), ending, &mut found);
+    assert!(!found.is_empty(), "there are no {ending} files below {}", root().display());
+    found.into_iter().map(|path| (path.clone(), std::fs::read_to_string(&path).expect("text"))).collect()
+}
+
+fn inside(path: &Path, folder: &str) -> bool {
+    path.strip_prefix(root()).is_ok_and(|path| path.starts_with(folder))
+}
+
+#[test]
+fn every_file_opens_with_a_sentence() {
+    let silent: Vec<_> =
+        sources(".rs").into_iter().filter(|(_, text)| !text.starts_with("//! ")).map(|(p, _)| p).collect();
+    assert!(silent.is_empty(), "files without a `//!` sentence at their top: {silent:?}");
+}
+
+#[test]
+fn no_file_outgrows_its_reader() {
+    // 500 lines are a habit, not a law: past this bound a file has a second reason to change.
+    const LINES_MAX: usize = 650;
+    let long: Vec<_> =
+        sources(".rs").into_iter().filter(|(_, text)| text.lines().count() > LINES_MAX).map(|(p, _)| p).collect();
+    assert!(long.is_empty(), "files over {LINES_MAX} lines: {long:?}");
+}
+
+#[test]
+fn the_root_library_knows_neither_runtime_nor_database_nor_bus() {
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).expect("the root manifest");
+    let own = manifest.split("[package]").nth(1).expect("a root package");
+    for banned in ["tokio", "rusqlite", "zbus", "reqwest", "rustls"] {
+        assert!(!own.lines().any(|line| line.starts_with(banned)), "the root package depends on {banned}");
+    }
+}
+
+#[test]
+fn the_engine_knows_neither_wire_nor_host() {
+    for (path, text) in sources(".rs").into_iter().filter(|(p, _)| inside(p, "src/engine") || inside(p, "src/model")) {
+        for banned in ["crate::wire", "crate::convert", "std::fs", "std::net", "Timestamp::now", "Instant::now"] {
+            assert!(!text.contains(banned), "{} names {banned}", path.display());
+        }
+    }
+}
+
+#[test]
+fn agent_and_client_never_import_each_other() {
+    for (path, text) in sources(".rs") {
+        assert!(!(inside(&path, "agent/src") && text.contains("rbctl::")), "{}", path.display());
+        assert!(!(inside(&path, "ctl/src") && text.contains("rollback_agent::")), "{}", path.display());
+    }
+}
+
+#[test]
+fn only_translators_see_the_wire() {
+    for (path, text) in sources(".rs").into_iter().filter(|(p, _)| inside(p, "agent/src") || inside(p, "ctl/src")) {
+        if inside(&path, "agent/src/rpc") || inside(&path, "ctl/src/fleet") || inside(&path, "ctl/src/error.rs") {
+            continue;
+        }
+        // The client's commands build requests and read replies; everything else works on the model.
+        if inside(&path, "ctl/src/commands") || inside(&path, "ctl/src/answers") {
+            continue;
+        }
+        assert!(!text.contains("wire::v1"), "{} sees protobuf types", path.display());
+    }
+}
+
+#[test]
+fn every_message_field_and_method_of_the_contract_is_commented() {
+    for (path, text) in sources(".proto") {
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        for (at, line) in lines.iter().enumerate() {
+            let declares = line.starts_with("message ")
+                || line.starts_with("enum ")
+                || line.starts_with("rpc ")
+                || line.starts_with("service ")
+                || (line.ends_with(';') && line.contains(" = ") && !line.starts_with("syntax"));
+            assert!(
+                !declares || lines[at - 1].starts_with("//"),
+                "{}:{}: `{line}` has no comment",
+                path.display(),
+                at + 1
+            );
+        }
+    }
+}
