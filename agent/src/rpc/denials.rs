@@ -65,7 +65,7 @@ impl Denials {
 
     /// Reports a call of a proven identity.
     pub fn known(&self, actor: &str, peer: &str, method: &str, why: &str) {
-        self.pass(1, AccessDenied::new(actor, peer, Some(sanitize(method.as_bytes(), WHY_BYTES_MAX)), why));
+        self.pass(1, AccessDenied::new(actor, peer, Some(one_line(method)), why));
     }
 
     fn pass(&self, kind: usize, denied: AccessDenied) {
@@ -90,9 +90,14 @@ impl Denials {
 
 impl AccessDenied {
     fn new(actor: &str, peer: &str, method: Option<String>, why: &str) -> Self {
-        let why = sanitize(why.as_bytes(), WHY_BYTES_MAX);
+        let why = one_line(why);
         Self { actor: actor.to_owned(), peer: peer.to_owned(), method, why, suppressed: 0 }
     }
+}
+
+/// Bounds a peer's words and keeps them from looking like more than one line.
+fn one_line(text: &str) -> String {
+    sanitize(text.as_bytes(), WHY_BYTES_MAX).replace(['\n', '\t'], " ")
 }
 
 #[cfg(test)]
