@@ -6,3 +6,4 @@ pub mod driver;
 pub mod observe;
 pub mod ports;
 pub mod release;
+pub mod rpc;

@@ -1,1 +1,5 @@
-//! x
+//! The client of `rollback`: talks to people and to many agents.
+
+pub mod commands;
+pub mod fleet;
+pub mod pki;

@@ -1,0 +1,3 @@
+//! Talks to many agents.
+
+pub mod connect;
