@@ -4,7 +4,6 @@
 //! [`rollback::engine::recover`]'s. It makes the order of writes certain: the intent is durable before the first
 //! effect, the outcome is recorded after the last.
 
-
 mod registry;
 mod resume;
 mod run;
