@@ -1,1 +1,3 @@
-//! x
+//! What the suites share.
+
+pub mod pki;
