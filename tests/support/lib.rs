@@ -10,3 +10,6 @@ pub mod skip;
 #[cfg(target_arch = "x86_64")]
 pub mod sweep;
 pub mod wait;
+//! What the suites share.
+
+pub mod pki;

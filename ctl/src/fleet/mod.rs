@@ -1,3 +1,4 @@
 //! Talks to many agents.
 
 pub mod connect;
+mod trust;

@@ -8,7 +8,7 @@
 //! `operators/NAME.{crt,key}`. Agents need the first, the third and their own pair; operators the first and theirs.
 
 pub mod authority;
-mod files;
+pub(crate) mod files;
 pub mod index;
 pub mod store;
 pub mod view;

@@ -112,7 +112,11 @@ impl CertificateView {
         Ok(views)
     }
 
-    fn of(der: &CertificateDer<'_>, now: Timestamp) -> Result<Self, ViewError> {
+    /// Decodes one certificate.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn of(der: &CertificateDer<'_>, now: Timestamp) -> Result<Self, ViewError> {
         let (_, parsed) = X509Certificate::from_der(der).map_err(|_| ViewError::Syntax)?;
         let identity = match identity(der) {
             Ok(identity) => Some(identity.to_string()),
