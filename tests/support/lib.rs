@@ -5,11 +5,9 @@
 pub mod countdown;
 pub mod hosts;
 pub mod images;
+pub mod pki;
 pub mod run;
 pub mod skip;
 #[cfg(target_arch = "x86_64")]
 pub mod sweep;
 pub mod wait;
-//! What the suites share.
-
-pub mod pki;
