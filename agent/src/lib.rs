@@ -1,9 +1,18 @@
 //! The agent of `rollback`: effects on one host. The root library decides, this crate acts.
 
+pub mod app;
+pub mod audit;
 pub mod checkpoint;
+pub mod clock;
 pub mod config;
 pub mod driver;
+pub mod facts;
+pub mod history;
+pub mod log;
 pub mod observe;
 pub mod ports;
+pub mod probe;
+mod procfs;
 pub mod release;
 pub mod rpc;
+pub mod units;

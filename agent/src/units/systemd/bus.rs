@@ -1,0 +1,313 @@
+//! One connection to systemd's manager: its methods with deadlines, and the ends of its jobs; decides nothing.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use rollback::model::ids::UnitName;
+use tokio::sync::broadcast;
+use tokio::time::{timeout, timeout_at, Instant};
+use zbus::message::Type;
+use zbus::proxy::CacheProperties;
+use zbus::wire::{OwnedObjectPath, OwnedVariant};
+use zbus::{Connection, MatchRule, MessageStream};
+
+/// Longest wait for the answer to one method call. PID 1 answers in well under a millisecond; five seconds let it
+/// survive a storm of reloads, and are short enough that an operation sees a dead manager within its own limits.
+pub(super) const CALL_LIMIT: Duration = Duration::from_secs(5);
+/// Longest wait for a reload of all unit files, which runs generators and takes seconds on large hosts.
+const RELOAD_LIMIT: Duration = Duration::from_secs(30);
+/// Ends of jobs that are kept for a waiter that is slower than the bus. A whole boot has fewer jobs; a waiter that
+/// misses some asks for the unit's state instead.
+const ENDS_KEPT: usize = 4_096;
+/// The socket on which PID 1 itself listens for root: it works when the bus daemon does not, and saves a hop.
+const PRIVATE_SOCKET: &str = "/run/systemd/private";
+
+const SERVICE: &str = "org.freedesktop.systemd1";
+const PATH: &str = "/org/freedesktop/systemd1";
+const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+const UNIT: &str = "org.freedesktop.systemd1.Unit";
+const UNIT_SERVICE: &str = "org.freedesktop.systemd1.Service";
+const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+
+/// The methods of systemd's manager that are used.
+#[zbus::proxy(
+    interface = "org.freedesktop.systemd1.Manager",
+    default_service = "org.freedesktop.systemd1",
+    default_path = "/org/freedesktop/systemd1"
+)]
+trait Manager {
+    fn subscribe(&self) -> zbus::Result<()>;
+    fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
+    /// Nobody waits for the answer: a unit that is not loaded has no failure to forget, and the bus keeps the order.
+    #[zbus(no_reply)]
+    fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
+    fn cancel_job(&self, id: u32) -> zbus::Result<()>;
+    fn reload(&self) -> zbus::Result<()>;
+    fn get_unit_processes(&self, name: &str) -> zbus::Result<Vec<(String, u32, String)>>;
+}
+
+/// Why a call to the manager failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BusError {
+    /// The connection is dead, or nobody owns the manager's name: another connection may work.
+    #[error("the connection to systemd is gone")]
+    Gone(#[source] zbus::Error),
+    /// The manager did not answer in time.
+    #[error("systemd did not answer within {} ms", .0.as_millis())]
+    Silent(Duration),
+    /// The manager said no.
+    #[error("systemd refused")]
+    Refused(#[source] zbus::Error),
+}
+
+impl From<zbus::Error> for BusError {
+    fn from(error: zbus::Error) -> Self {
+        /// The bus daemon's words for "there is nobody to ask".
+        const ABSENT: [&str; 4] = [
+            "org.freedesktop.DBus.Error.ServiceUnknown",
+            "org.freedesktop.DBus.Error.NameHasNoOwner",
+            "org.freedesktop.DBus.Error.NoReply",
+            "org.freedesktop.DBus.Error.Disconnected",
+        ];
+        match &error {
+            zbus::Error::MethodError(name, ..) if !ABSENT.contains(&name.as_str()) => Self::Refused(error),
+            _ => Self::Gone(error),
+        }
+    }
+}
+
+/// How to reach the manager.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Route {
+    /// Straight to PID 1, for root.
+    Private,
+    /// Over the bus daemon, for everybody whom polkit lets.
+    System,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum JobEnd {
+    /// The manager told its result: `done`, `failed`, `canceled`, `timeout`, `dependency`, `skipped`.
+    Ended(String),
+    /// It still runs at the limit.
+    Late,
+    /// Its end can no longer be told on this connection.
+    Lost,
+}
+
+/// A job whose end is awaited.
+#[derive(Debug)]
+pub(super) struct Job {
+    path: OwnedObjectPath,
+    ends: broadcast::Receiver<(OwnedObjectPath, String)>,
+}
+
+impl Job {
+    /// Waits for the job's end; may be called again after [`JobEnd::Late`].
+    pub(super) async fn end(&mut self, limit: Duration) -> JobEnd {
+        let deadline = Instant::now() + limit;
+        loop {
+            match timeout_at(deadline, self.ends.recv()).await {
+                Ok(Ok((path, result))) if path == self.path => return JobEnd::Ended(result),
+                Ok(Ok(_)) => {}
+                Ok(Err(broadcast::error::RecvError::Closed | broadcast::error::RecvError::Lagged(_))) => {
+                    return JobEnd::Lost;
+                }
+                Err(_) => return JobEnd::Late,
+            }
+        }
+    }
+
+    /// Gives the number that the manager knows the job by.
+    pub(super) fn id(&self) -> Option<u32> {
+        self.path.as_str().rsplit('/').next()?.parse().ok()
+    }
+}
+
+/// The properties of a unit, as the manager names them.
+pub(super) struct Properties(HashMap<String, OwnedVariant>);
+
+impl Properties {
+    /// Reads a text; empty when there is none.
+    pub(super) fn text(&self, name: &str) -> &str {
+        self.0.get(name).and_then(|value| value.downcast_ref::<&str>().ok()).unwrap_or_default()
+    }
+
+    /// Reads a number; none when there is none.
+    pub(super) fn number(&self, name: &str) -> Option<i64> {
+        let value = self.0.get(name)?;
+        value.downcast_ref::<u32>().map(i64::from).or_else(|_| value.downcast_ref::<i32>().map(i64::from)).ok()
+    }
+
+    /// Reads bytes as lower-case hexadecimal digits; empty when there are none.
+    pub(super) fn hex(&self, name: &str) -> String {
+        let bytes = self.0.get(name).and_then(|value| value.try_clone().ok()).and_then(|v| Vec::<u8>::try_from(v).ok());
+        bytes.unwrap_or_default().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// A connection with its subscription to the ends of jobs.
+#[derive(Debug)]
+pub(super) struct Bus {
+    manager: ManagerProxy<'static>,
+    ends: broadcast::Receiver<(OwnedObjectPath, String)>,
+    alive: Arc<AtomicBool>,
+}
+
+impl Bus {
+    /// Connects and subscribes to the ends of jobs, before any job is made.
+    pub(super) async fn connect(route: Route) -> Result<Self, BusError> {
+        within(CALL_LIMIT, async {
+            let connection = match route {
+                Route::System => Connection::system().await?,
+                Route::Private => {
+                    let address = format!("unix:path={PRIVATE_SOCKET}");
+                    zbus::connection::Builder::address(address.as_str()).p2p().build().await?
+                }
+            };
+            let rule = MatchRule::builder().msg_type(Type::Signal).interface(MANAGER).member("JobRemoved").path(PATH).build()?;
+            let removed = MessageStream::for_match_rule(rule, &connection, None).await?;
+            let manager = ManagerProxy::builder(&connection).cache_properties(CacheProperties::No).build().await?;
+            manager.subscribe().await?;
+            let alive = Arc::new(AtomicBool::new(true));
+            let (told, ends) = broadcast::channel(ENDS_KEPT);
+            tokio::spawn(tell_ends(removed, told, Arc::clone(&alive)));
+            Ok(Self { manager, ends, alive })
+        })
+        .await
+    }
+
+    /// Tells whether the connection still works, as far as is known.
+    pub(super) fn is_alive(&self) -> bool {
+        self.alive.load(Ordering::Relaxed) && !self.manager.inner().connection().is_closed()
+    }
+
+    /// Enqueues the unit's stop.
+    pub(super) async fn stop(&self, unit: &UnitName) -> Result<Job, BusError> {
+        let ends = self.ends.resubscribe();
+        let path = within(CALL_LIMIT, self.manager.stop_unit(unit.as_str(), "replace")).await?;
+        Ok(Job { path, ends })
+    }
+
+    /// Forgets the unit's failures and its start limit, and enqueues its start.
+    pub(super) async fn start(&self, unit: &UnitName) -> Result<Job, BusError> {
+        let ends = self.ends.resubscribe();
+        let calls = async {
+            self.manager.reset_failed_unit(unit.as_str()).await?;
+            self.manager.start_unit(unit.as_str(), "replace").await
+        };
+        Ok(Job { path: within(CALL_LIMIT, calls).await?, ends })
+    }
+
+    /// Sends SIGKILL to every process of the unit.
+    pub(super) async fn kill(&self, unit: &UnitName) -> Result<(), BusError> {
+        within(CALL_LIMIT, self.manager.kill_unit(unit.as_str(), "all", nix::libc::SIGKILL)).await
+    }
+
+    /// Cancels a job.
+    pub(super) async fn cancel(&self, job: u32) -> Result<(), BusError> {
+        within(CALL_LIMIT, self.manager.cancel_job(job)).await
+    }
+
+    /// Reads all unit files again.
+    pub(super) async fn reload(&self) -> Result<(), BusError> {
+        within(RELOAD_LIMIT, self.manager.reload()).await
+    }
+
+    /// Lists the processes in the unit's cgroup as process id and command line.
+    pub(super) async fn processes(&self, unit: &UnitName) -> Result<Vec<(u32, String)>, BusError> {
+        let found = within(CALL_LIMIT, self.manager.get_unit_processes(unit.as_str())).await?;
+        Ok(found.into_iter().map(|(_, pid, command)| (pid, command)).collect())
+    }
+
+    /// Tells whether the unit's files changed since the manager read them.
+    pub(super) async fn is_outdated(&self, unit: &UnitName) -> Result<bool, BusError> {
+        let connection = self.manager.inner().connection();
+        let body = &(UNIT, "NeedDaemonReload");
+        let path = object_path(unit);
+        let call = connection.call_method(Some(SERVICE), path.as_str(), Some(PROPERTIES), "Get", body);
+        let value: OwnedVariant = within(CALL_LIMIT, async { call.await?.body().deserialize() }).await?;
+        Ok(bool::try_from(value).unwrap_or(false))
+    }
+
+    /// Reads the properties that every unit has and, for a service, those of services, in one round trip.
+    ///
+    /// Asking for a unit's object makes the manager load it, so a unit that was never used is found as well.
+    pub(super) async fn properties(&self, unit: &UnitName) -> Result<Properties, BusError> {
+        if !unit.as_str().ends_with(".service") {
+            return Ok(Properties(self.all(unit, UNIT).await?));
+        }
+        let (mut common, service) = futures_util::try_join!(self.all(unit, UNIT), self.all(unit, UNIT_SERVICE))?;
+        common.extend(service);
+        Ok(Properties(common))
+    }
+
+    async fn all(&self, unit: &UnitName, interface: &str) -> Result<HashMap<String, OwnedVariant>, BusError> {
+        let connection = self.manager.inner().connection();
+        let body = &(interface,);
+        let path = object_path(unit);
+        let call = connection.call_method(Some(SERVICE), path.as_str(), Some(PROPERTIES), "GetAll", body);
+        within(CALL_LIMIT, async { call.await?.body().deserialize() }).await
+    }
+}
+
+/// Passes the ends of jobs on to whoever waits, until the connection dies.
+async fn tell_ends(
+    mut removed: MessageStream,
+    told: broadcast::Sender<(OwnedObjectPath, String)>,
+    alive: Arc<AtomicBool>,
+) {
+    while let Some(Ok(message)) = removed.next().await {
+        let body = message.body();
+        if let Ok((_, path, _, result)) = body.deserialize::<(u32, OwnedObjectPath, String, String)>() {
+            // Without a waiter there is nobody to tell.
+            told.send((path, result)).ok();
+        }
+    }
+    alive.store(false, Ordering::Relaxed);
+}
+
+/// Bounds a call.
+async fn within<T>(limit: Duration, call: impl Future<Output = zbus::Result<T>>) -> Result<T, BusError> {
+    match timeout(limit, call).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(BusError::Silent(limit)),
+    }
+}
+
+/// Names the object of a unit: letters and digits stand for themselves, all else (and a digit in front) as `_` and two
+/// hexadecimal digits.
+fn object_path(unit: &UnitName) -> String {
+    let mut path = format!("{PATH}/unit/");
+    for (index, byte) in unit.as_str().bytes().enumerate() {
+        if byte.is_ascii_alphabetic() || (index > 0 && byte.is_ascii_digit()) {
+            path.push(char::from(byte));
+        } else {
+            path.push_str(&format!("_{byte:02x}"));
+        }
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn object_paths_are_escaped_as_systemd_does() {
+        for (unit, path) in [
+            ("web.service", "web_2eservice"),
+            ("1a-b@c.service", "_31a_2db_40c_2eservice"),
+            ("a_b1.socket", "a_5fb1_2esocket"),
+        ] {
+            let unit = unit.parse().expect("a valid name");
+            assert_eq!(object_path(&unit), format!("{PATH}/unit/{path}"));
+        }
+    }
+}
