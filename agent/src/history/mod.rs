@@ -10,6 +10,8 @@ pub mod chain;
 mod database;
 mod projection;
 mod queries;
+#[cfg(test)]
+pub(crate) mod samples;
 mod schema;
 #[cfg(test)]
 mod tests;
