@@ -4,6 +4,7 @@
 //! [`rollback::engine::recover`]'s. It makes the order of writes certain: the intent is durable before the first
 //! effect, the outcome is recorded after the last.
 
+pub mod journal;
 mod registry;
 mod resume;
 mod run;
