@@ -176,8 +176,7 @@ impl App {
         let local = tokio::spawn(local.serve(routes.clone(), Arc::clone(&denials), token.clone()));
         let remote = match (listen, &self.itself.tls) {
             (Some(address), Some(tls)) => {
-                let listener =
-                    TcpListener::bind(address).await.map_err(part(format!("cannot listen on {address}")))?;
+                let listener = TcpListener::bind(address).await.map_err(part(format!("cannot listen on {address}")))?;
                 tracing::info!(%address, "listening");
                 Some(tokio::spawn(server::serve(listener, Arc::clone(tls), routes, denials, token.clone())))
             }
@@ -236,7 +235,8 @@ impl App {
     async fn until_told_to_stop(&self) -> Result<(), AppError> {
         let (mut terminate, mut interrupt, mut hangup) =
             (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?, signals(SignalKind::hangup())?);
-        let further: Vec<PathBuf> = self.settings.load().tls.iter().filter_map(|tls| Some(tls.certificate.parent()?.to_owned())).collect();
+        let further: Vec<PathBuf> =
+            self.settings.load().tls.iter().filter_map(|tls| Some(tls.certificate.parent()?.to_owned())).collect();
         let mut changes = config::watch(&self.paths, &further).map_err(part("cannot watch the configuration"))?;
         let mut adopt = tokio::time::interval(ADOPT_INTERVAL);
         let beat = sd_notify::watchdog_enabled().map_or(STATUS_INTERVAL, |limit| limit / 3).min(STATUS_INTERVAL);
@@ -278,7 +278,14 @@ impl App {
         let running: Vec<String> = components
             .iter()
             .filter_map(|component| self.driver.running(&component.environment))
-            .map(|operation| format!("{}/{}: {}", operation.plan.environment, operation.plan.component, rollback::explain::phase(&operation.phase)))
+            .map(|operation| {
+                format!(
+                    "{}/{}: {}",
+                    operation.plan.environment,
+                    operation.plan.component,
+                    rollback::explain::phase(&operation.phase)
+                )
+            })
             .collect();
         let count = match components.len() {
             1 => "1 component".to_owned(),

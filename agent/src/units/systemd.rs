@@ -11,7 +11,7 @@ use futures_util::future::{join_all, try_join_all};
 use rollback::model::health::{UnitActive, UnitLoad, UnitState};
 use rollback::model::ids::UnitName;
 use tokio::io::AsyncReadExt;
-use tokio::time::{sleep, timeout, Instant};
+use tokio::time::{Instant, sleep, timeout};
 
 use self::bus::{Bus, BusError, JobEnd, Properties, Route};
 use crate::config::Component;
@@ -212,7 +212,8 @@ impl Systemd {
 
     /// Has the manager read its files again, once, when those of any of the units changed.
     async fn reload_outdated(&self, units: &[UnitName]) -> Result<(), PortError> {
-        let asked = join_all(units.iter().map(|unit| self.call(move |bus| async move { bus.is_outdated(unit).await }))).await;
+        let asked =
+            join_all(units.iter().map(|unit| self.call(move |bus| async move { bus.is_outdated(unit).await }))).await;
         for (unit, outdated) in units.iter().zip(asked) {
             if outdated.map_err(|error| unread(unit, error))? {
                 let reloaded = self.call(|bus| async move { bus.reload().await }).await;
@@ -266,7 +267,8 @@ fn millis(time: Duration) -> u64 {
 
 fn described(processes: &[(u32, String)]) -> String {
     let safe = |command: &str| rollback::model::text::sanitize(command.as_bytes(), 80).replace('\n', " ");
-    let named = processes.iter().take(PROCESSES_NAMED_MAX).map(|(pid, command)| format!("pid {pid} `{}`", safe(command)));
+    let named =
+        processes.iter().take(PROCESSES_NAMED_MAX).map(|(pid, command)| format!("pid {pid} `{}`", safe(command)));
     match processes.len() {
         0 => "it is still not down".to_owned(),
         1 => format!("1 process still runs: {}", named.collect::<String>()),

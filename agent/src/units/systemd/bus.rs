@@ -1,14 +1,14 @@
 //! One connection to systemd's manager: its methods with deadlines, and the ends of its jobs; decides nothing.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use rollback::model::ids::UnitName;
 use tokio::sync::broadcast;
-use tokio::time::{timeout, timeout_at, Instant};
+use tokio::time::{Instant, timeout, timeout_at};
 use zbus::message::Type;
 use zbus::proxy::CacheProperties;
 use zbus::wire::{OwnedObjectPath, OwnedVariant};
@@ -171,7 +171,12 @@ impl Bus {
                     zbus::connection::Builder::address(address.as_str()).p2p().build().await?
                 }
             };
-            let rule = MatchRule::builder().msg_type(Type::Signal).interface(MANAGER).member("JobRemoved").path(PATH).build()?;
+            let rule = MatchRule::builder()
+                .msg_type(Type::Signal)
+                .interface(MANAGER)
+                .member("JobRemoved")
+                .path(PATH)
+                .build()?;
             let removed = MessageStream::for_match_rule(rule, &connection, None).await?;
             let manager = ManagerProxy::builder(&connection).cache_properties(CacheProperties::No).build().await?;
             manager.subscribe().await?;
