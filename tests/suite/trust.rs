@@ -15,7 +15,7 @@ use rbctl::fleet::connect::{
 use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
 use rollback::model::identity::Role;
 use rollback::wire::v1::{RollbackRequest, StatusRequest, WatchRequest};
-use rollback_agent::rpc::server::{CONNECTIONS_PER_PEER_MAX, MESSAGE_BYTES_MAX};
+use rollback_agent::rpc::server::{CONNECTIONS_PER_PEER_MAX, DRAIN_LIMIT, MESSAGE_BYTES_MAX};
 use rollback_agent::rpc::tls::{HotTls, Reloaded, TlsError};
 use rollback_tests::pki::{Odd, PairFiles, TestAuthority, set_mode};
 use tokio::io::AsyncReadExt as _;
@@ -371,9 +371,8 @@ async fn stopping_agent_waits_for_no_endless_stream() {
     let trust = authority.trust(&alice);
     let channel = connect(&bed.target(), Some(&trust), Deadlines::default()).await.expect("a connection");
     let mut watch = client(channel).watch(WatchRequest::default()).await.expect("a stream").into_inner();
-    // From here on only the drain's own deadline is left to wait for.
-    tokio::time::pause();
-    bed.stop().await;
+    let end = tokio::time::timeout(DRAIN_LIMIT * 2, bed.stop());
+    end.await.expect("the stream holds nothing up");
     watch.message().await.expect_err("the stream has ended");
 }
 
