@@ -15,7 +15,7 @@ use rbctl::fleet::connect::{
 use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
 use rollback::model::identity::Role;
 use rollback::wire::v1::{RollbackRequest, StatusRequest, WatchRequest};
-use rollback_agent::rpc::server::CONNECTIONS_PER_PEER_MAX;
+use rollback_agent::rpc::server::{CONNECTIONS_PER_PEER_MAX, DRAIN_LIMIT, MESSAGE_BYTES_MAX};
 use rollback_agent::rpc::tls::{HotTls, Reloaded, TlsError};
 use rollback_tests::pki::{Odd, PairFiles, TestAuthority, set_mode};
 use tokio::io::AsyncReadExt as _;
@@ -361,4 +361,35 @@ async fn hosts_that_do_not_answer_are_told_apart() {
     assert!(matches!(error, ConnectError::Unreachable { .. }), "{error:?}");
     let error = probe(&target(HOST, address), None, short).await.expect_err("no certificate");
     assert!(matches!(error, ConnectError::NoTrust(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn stopping_agent_waits_for_no_endless_stream() {
+    let mut authority = authority();
+    let alice = authority.operator("alice", Role::Viewer);
+    let bed = Bed::start(authority.agent(HOST), TestClock::new());
+    let trust = authority.trust(&alice);
+    let channel = connect(&bed.target(), Some(&trust), Deadlines::default()).await.expect("a connection");
+    let mut watch = client(channel).watch(WatchRequest::default()).await.expect("a stream").into_inner();
+    let end = tokio::time::timeout(DRAIN_LIMIT * 2, bed.stop());
+    end.await.expect("the stream holds nothing up");
+    watch.message().await.expect_err("the stream has ended");
+}
+
+#[tokio::test]
+async fn oversized_requests_are_refused() {
+    let mut authority = authority();
+    let alice = authority.operator("alice", Role::Viewer);
+    let bed = Bed::start(authority.agent(HOST), TestClock::new());
+    let trust = authority.trust(&alice);
+    let channel = connect(&bed.target(), Some(&trust), Deadlines::default()).await.expect("a connection");
+    let mut agent = client(channel.clone()).max_encoding_message_size(usize::MAX);
+    let component = "a".repeat(MESSAGE_BYTES_MAX + 1);
+    let selector = Some(rollback::wire::v1::ComponentSelector { component, environment: String::new() });
+    let status = agent.status(StatusRequest { selector }).await.expect_err("more than a message may have");
+    assert_eq!(status.code(), Code::OutOfRange);
+    let mut request = tonic::Request::new(StatusRequest::default());
+    request.metadata_mut().insert("long", "a".repeat(32 * 1024).parse().expect("ASCII"));
+    agent.status(request).await.expect_err("more than headers may have");
+    client(channel).status(StatusRequest::default()).await.expect("the connection goes on");
 }

@@ -296,7 +296,13 @@ impl fmt::Display for PkiAnswer {
 
 fn write_view(f: &mut fmt::Formatter<'_>, view: &CertificateView) -> fmt::Result {
     writeln!(f, "{}", view.identity.as_ref().unwrap_or(&view.subject))?;
+    if let Some(flaw) = &view.flaw {
+        writeln!(f, "  no identity  {flaw}")?;
+    }
     writeln!(f, "  serial       {}", view.serial)?;
     writeln!(f, "  {:<12} from {} until {}", view.status.as_str(), view.begins, view.ends)?;
     writeln!(f, "  fingerprint  SHA-256 {}", view.fingerprint)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,8 @@
 //! The directory of an authority, and everything that changes it.
 //!
-//! The index is written first, then the key, then the certificate, then the list. A crash in between leaves an entry
-//! without a file, never a certificate that cannot be revoked by name; doing the command again completes it.
+//! The index is written first, then the list, then the key, then the certificate. A crash in between leaves an entry
+//! without files, or after `renew` a new key beside the old certificate (agents refuse such a pair and keep the one
+//! before), never a certificate that cannot be revoked by name. `renew` completes it.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -152,8 +153,10 @@ impl Pki {
     /// # Errors
     /// When it is none, others can read its key, or another process changes it.
     pub fn open(directory: &Path, list_days: u32, now: Timestamp) -> Result<Self, PkiError> {
-        let (index, view) = look(directory, now)?;
+        look(directory, now)?;
         let lock = lock(directory)?;
+        // Only what is read under the lock counts; the look before it keeps a lock file out of other directories.
+        let (index, view) = look(directory, now)?;
         let key = directory.join("ca.key");
         let key = files::read_key(&key).map_err(failed("read the key", &key))?;
         let certificate = read(&directory.join("ca.crt"))?;

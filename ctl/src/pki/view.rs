@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use ring::digest::{SHA256, digest};
+use rollback::chain::Chain;
 use rollback::model::identity::{Identity, IdentityError, SCHEME};
 use rollback::model::text::sanitize;
 use rustls::pki_types::CertificateDer;
@@ -18,8 +19,11 @@ const NAME_BYTES_MAX: usize = 512;
 /// A certificate, decoded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CertificateView {
-    /// The identity; none in an authority's certificate, or in one that is not ours.
+    /// The identity; none in an authority's certificate, and none when it has a flaw.
     pub identity: Option<String>,
+    /// Why it has no identity although it is no authority's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flaw: Option<String>,
     /// The subject's name, which counts for nothing.
     pub subject: String,
     /// The serial number.
@@ -118,14 +122,15 @@ impl CertificateView {
     /// When it cannot be read.
     pub fn of(der: &CertificateDer<'_>, now: Timestamp) -> Result<Self, ViewError> {
         let (_, parsed) = X509Certificate::from_der(der).map_err(|_| ViewError::Syntax)?;
-        let identity = match identity(der) {
-            Ok(identity) => Some(identity.to_string()),
-            Err(ViewError::Uris(0)) => None,
-            Err(error) => return Err(error),
+        let (identity, flaw) = match identity(der) {
+            Ok(identity) => (Some(identity.to_string()), None),
+            Err(_) if parsed.is_ca() => (None, None),
+            Err(error) => (None, Some(Chain(&error).to_string())),
         };
         let (begins, ends) = (timestamp(parsed.validity().not_before), timestamp(parsed.validity().not_after));
         Ok(Self {
             identity,
+            flaw,
             subject: sanitize(parsed.subject().to_string().as_bytes(), NAME_BYTES_MAX),
             serial: serial_text(parsed.raw_serial()),
             begins,

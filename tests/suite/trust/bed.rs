@@ -23,6 +23,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::codegen::tokio_stream::Stream;
 use tonic::service::Routes;
@@ -73,7 +74,8 @@ pub(crate) struct Bed {
     pub(crate) tls: Arc<HotTls>,
     denied: mpsc::UnboundedReceiver<AccessDenied>,
     runtime: tempfile::TempDir,
-    _open: DropGuard,
+    served: JoinHandle<()>,
+    open: DropGuard,
 }
 
 impl Bed {
@@ -92,8 +94,9 @@ impl Bed {
         let runtime = tempfile::tempdir().expect("a directory");
         let local = LocalSocket::bind(&runtime.path().join("agent.sock")).expect("a socket");
         tokio::spawn(local.serve(routes.clone(), Arc::clone(&denials), token.clone()));
-        tokio::spawn(serve(listener, Arc::clone(&tls), routes, denials, token.clone()));
-        Self { address, tls, denied, runtime, _open: token.drop_guard() }
+        let serving = serve(listener, Arc::clone(&tls), routes, denials, token.clone());
+        let served = tokio::spawn(async move { serving.await.expect("the server does not fail") });
+        Self { address, tls, denied, runtime, served, open: token.drop_guard() }
     }
 
     pub(crate) fn target(&self) -> Target {
@@ -108,6 +111,12 @@ impl Bed {
     pub(crate) async fn denied(&mut self) -> AccessDenied {
         let wait = tokio::time::timeout(Duration::from_secs(20), self.denied.recv());
         wait.await.expect("a denial is reported").expect("the bed is open")
+    }
+
+    /// Tells the server to stop and waits until it has.
+    pub(crate) async fn stop(self) {
+        drop(self.open);
+        self.served.await.expect("no panic");
     }
 
     /// Shakes hands without a certificate, as far as it goes.
