@@ -370,10 +370,14 @@ async fn stopping_agent_waits_for_no_endless_stream() {
     let bed = Bed::start(authority.agent(HOST), TestClock::new());
     let trust = authority.trust(&alice);
     let channel = connect(&bed.target(), Some(&trust), Deadlines::default()).await.expect("a connection");
-    let mut watch = client(channel).watch(WatchRequest::default()).await.expect("a stream").into_inner();
+    let mut agent = client(channel);
+    let mut watch = agent.watch(WatchRequest::default()).await.expect("a stream").into_inner();
     let end = tokio::time::timeout(DRAIN_LIMIT * 2, bed.stop());
     end.await.expect("the stream holds nothing up");
-    watch.message().await.expect_err("the stream has ended");
+    let lost = watch.message().await.expect_err("the stream has ended");
+    assert!(explain_status(&lost).contains("connection"), "{}", explain_status(&lost));
+    let status = agent.status(StatusRequest::default()).await.expect_err("the agent is gone");
+    assert!(explain_status(&status).contains("cannot reach `web01`"), "{}", explain_status(&status));
 }
 
 #[tokio::test]

@@ -77,9 +77,10 @@ pub struct Validity {
 }
 
 impl Validity {
-    /// Begins [`BACKDATED`] before `now` and ends `days` days after it.
+    /// Begins [`BACKDATED`] before `now` and ends `days` days after it; certificates know whole seconds only.
     #[must_use]
     pub fn days(now: Timestamp, days: u32) -> Self {
+        let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
         let life = SignedDuration::from_hours(i64::from(days) * 24);
         Self { begins: now - BACKDATED, ends: now.saturating_add(life).unwrap_or(Timestamp::MAX) }
     }
