@@ -18,8 +18,7 @@ use super::schema;
 /// `locked` and not only `too late`.
 const BUSY_LIMIT: Duration = Duration::from_secs(1);
 
-/// Bytes of the file that is deleted when the disk is full: room for about a thousand records with their write-ahead
-/// log, enough to record every operation of a long night.
+/// Bytes of the file that is deleted when the disk is full: room for some hundred operations, those of a long night.
 const BALLAST_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Databases up to this size have the structure of all their pages checked when they are opened: about a tenth of a
@@ -177,7 +176,9 @@ impl Database {
     pub(crate) fn maintain(&mut self) {
         if let Some(connection) = &self.connection {
             let log_bytes = std::fs::metadata(beside(&self.path, "-wal")).map_or(0, |log| log.len());
-            if log_bytes >= LOG_BYTES_MAX {
+            // On a full disk the log must not grow: once it is copied, the next record begins it anew in its place.
+            let full = self.condition.lock().unwrap_or_else(PoisonError::into_inner).full.is_some();
+            if log_bytes >= LOG_BYTES_MAX || full {
                 // A reader may hold the log; the next time will do.
                 connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).ok();
             }

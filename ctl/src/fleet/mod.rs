@@ -1,4 +1,5 @@
 //! Talks to many agents.
 
 pub mod connect;
+pub mod fanout;
 mod trust;

@@ -11,7 +11,7 @@ use crate::history::samples::{id, operation};
 
 use super::*;
 
-/// A disk in memory that keeps the writes since the last flush apart, in the order in which they were made.
+/// A disk in memory, zeros where nothing was ever written, that keeps the writes since the last flush apart, in the order in which they were made.
 #[derive(Debug, Clone)]
 struct ModelDisk {
     confirmed: Vec<u8>,
@@ -23,12 +23,7 @@ struct ModelDisk {
 
 impl ModelDisk {
     fn new() -> Self {
-        Self {
-            confirmed: vec![0; FILE_BYTES],
-            unconfirmed: Vec::new(),
-            flushes_to_fail: Rc::default(),
-            reopened: Rc::default(),
-        }
+        Self { confirmed: Vec::new(), unconfirmed: Vec::new(), flushes_to_fail: Rc::default(), reopened: Rc::default() }
     }
 
     /// What a power cut leaves when so many bytes of the unconfirmed writes, in their order, had reached the disk.
@@ -38,6 +33,7 @@ impl ModelDisk {
             let part = &written[..written.len().min(bytes)];
             bytes -= part.len();
             let at = usize::try_from(*at).expect("small");
+            confirmed.resize(confirmed.len().max(at + part.len()), 0);
             confirmed[at..at + part.len()].copy_from_slice(part);
         }
         Self { confirmed, unconfirmed: Vec::new(), ..Self::new() }
@@ -47,7 +43,8 @@ impl ModelDisk {
 impl Disk for ModelDisk {
     fn read(&self, at: u64, bytes: &mut [u8]) -> io::Result<()> {
         let at = usize::try_from(at).expect("small");
-        let mut seen = self.confirmed[at..at + bytes.len()].to_vec();
+        let mut seen: Vec<u8> = self.confirmed.iter().skip(at).take(bytes.len()).copied().collect();
+        seen.resize(bytes.len(), 0);
         for (from, written) in &self.unconfirmed {
             let from = usize::try_from(*from).expect("small");
             for (offset, byte) in written.iter().enumerate() {
@@ -105,9 +102,7 @@ fn power_cut_at_any_byte_of_a_write_leaves_the_old_or_the_new_state() {
     let mut states = vec![Vec::new()];
     for (step, phase) in [Phase::Stopping, Phase::Switching, Phase::Verifying].into_iter().enumerate() {
         let next = in_phase(1, phase);
-        let mut after =
-            Journal { disk: before.disk.clone(), name: before.name.clone(), slots: Vec::new(), poisoned: false };
-        after = journal(after.disk);
+        let mut after = journal(before.disk.clone());
         after.put(&next, false).expect("it fits");
         let bytes: usize = after.disk.unconfirmed.iter().map(|(_, bytes)| bytes.len()).sum();
         for cut in 0..=bytes {

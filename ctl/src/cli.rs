@@ -1,0 +1,137 @@
+//! Global options and the commands, nothing more.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::commands::{
+    apply, audit, completion, demo, history, man, pki, plan, releases, rollback, show, stats, status, verify, watch,
+};
+
+/// Takes systemd services back to their last good release.
+#[derive(Debug, Parser)]
+#[command(name = "rbctl", version, max_term_width = 110, after_help = "Exit codes: `rbctl exit-codes`.")]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// A host of the context, or `NAME=ADDRESS:PORT`; may be repeated or given as a list with commas.
+    #[arg(short = 'H', long = "host", value_name = "HOST", global = true, value_delimiter = ',')]
+    pub hosts: Vec<String>,
+    /// Every host of the context; commands that change something demand it or `--host`.
+    #[arg(long, global = true, conflicts_with = "hosts")]
+    pub all: bool,
+    /// The agent of this host, over its root-only socket; needs no certificate.
+    #[arg(long, global = true, conflicts_with_all = ["hosts", "all", "context"])]
+    pub local: bool,
+    /// The socket of `--local`.
+    #[arg(long, global = true, value_name = "PATH", default_value = "/run/rollback/agent.sock", env = "RBCTL_SOCKET")]
+    pub socket: PathBuf,
+    /// The context of the configuration file; the file's `current_context` by default.
+    #[arg(long, global = true, env = "RBCTL_CONTEXT")]
+    pub context: Option<String>,
+    /// The configuration file; `$XDG_CONFIG_HOME/rbctl/config.toml`, then `/etc/rbctl/config.toml` by default.
+    #[arg(long, global = true, value_name = "FILE", env = "RBCTL_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// How answers are printed.
+    #[arg(short = 'o', long = "output", global = true, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+    /// When to use colour; NO_COLOR and CLICOLOR_FORCE are heeded.
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
+    pub color: Color,
+    /// Longest time for an answer of one host, in seconds; operations are followed without a limit.
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub timeout: u64,
+    /// How many hosts are asked at once.
+    #[arg(long, global = true, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub concurrency: u16,
+}
+
+/// How answers are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A table, or a report.
+    Table,
+    /// A table with more columns.
+    Wide,
+    /// JSON; one object per line where an answer goes on.
+    Json,
+    /// YAML.
+    Yaml,
+}
+
+/// When to use colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On terminals.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What `rbctl` can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Goes back to the last good release, or to one that is named.
+    Rollback(rollback::RollbackArgs),
+    /// Shows what a rollback would do, and saves it.
+    Plan(plan::PlanArgs),
+    /// Runs a saved plan; refused when the host has changed since.
+    Apply(apply::ApplyArgs),
+    /// Shows what runs, how it does, and who holds it.
+    Status(status::StatusArgs),
+    /// Lists the releases of components.
+    Releases(releases::ReleasesArgs),
+    /// Reads a release in full and says what differs, by file.
+    Verify(verify::VerifyArgs),
+    /// Lists operations, newest first.
+    History(history::HistoryArgs),
+    /// Shows one operation with its steps and evidence.
+    Show(show::ShowArgs),
+    /// Counts operations: success rate, durations, reasons.
+    Stats(stats::StatsArgs),
+    /// Recomputes the hash chain of the history on each host.
+    Audit(audit::AuditArgs),
+    /// Follows operations as they happen.
+    Watch(watch::WatchArgs),
+    /// Makes and keeps certificates.
+    Pki(pki::PkiArgs),
+    /// Shows the main job on this machine: three agents, a bad release, a rollback.
+    Demo(demo::DemoArgs),
+    /// Prints the completion script of a shell.
+    Completion(completion::CompletionArgs),
+    /// Writes the manual pages.
+    Man(man::ManArgs),
+    /// Prints the exit codes.
+    ExitCodes,
+}
+
+/// Which component is meant.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Selector {
+    /// The component; not needed where a host has one only.
+    #[arg(short = 'c', long)]
+    pub component: Option<rollback::model::ids::ComponentName>,
+    /// The environment.
+    #[arg(short = 'e', long = "environment", visible_alias = "env")]
+    pub environment: Option<rollback::model::ids::Environment>,
+}
+
+impl Selector {
+    pub(crate) fn wire(&self) -> ::rollback::wire::v1::ComponentSelector {
+        ::rollback::wire::v1::ComponentSelector {
+            component: self.component.as_ref().map(ToString::to_string).unwrap_or_default(),
+            environment: self.environment.as_ref().map(ToString::to_string).unwrap_or_default(),
+        }
+    }
+}

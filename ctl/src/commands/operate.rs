@@ -1,0 +1,156 @@
+//! What `rollback` and `apply` share: run on every host, show progress, follow through a lost connection, report.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use rollback::model::operation::{Operation, Outcome};
+use rollback::wire::v1;
+use rollback::wire::v1::rollback_request::What;
+use serde::Serialize;
+use tokio_stream::StreamExt as _;
+
+use super::Session;
+use crate::error::{
+    CommandError, EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NEEDS_OPERATOR, EXIT_UNVERIFIED, ErrorKind,
+};
+use crate::fleet::connect::Target;
+use crate::fleet::fanout::{Client, Fleet, host_name};
+use crate::ui::printer::safe;
+use crate::ui::report;
+
+/// How often a lost connection is made again before the client gives up following; the operation goes on without it.
+const RECONNECTS_MAX: u32 = 10;
+/// The pause before it is made again: an agent that was killed is restarted within a second.
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+
+/// One host's part.
+#[derive(Debug, Serialize)]
+pub struct Ended {
+    /// The operation with its outcome.
+    pub operation: Operation,
+}
+
+/// Judges an operation by its outcome.
+#[must_use]
+pub fn exit_code(operation: &Operation) -> u8 {
+    match operation.outcome() {
+        Some(Outcome::Done { .. }) => EXIT_DONE,
+        Some(Outcome::Unverified { .. }) => EXIT_UNVERIFIED,
+        Some(Outcome::PutBack { .. } | Outcome::Superseded { .. }) | None => EXIT_FAILED,
+        Some(Outcome::NeedsOperator { .. }) => EXIT_NEEDS_OPERATOR,
+    }
+}
+
+/// Runs one request per host and prints the reports. `requests` has one entry per target of the fleet.
+///
+/// # Errors
+/// When the client is interrupted; the operations go on.
+pub async fn run(session: &Session, fleet: &Fleet, requests: Vec<(Target, What)>) -> Result<u8, CommandError> {
+    let ids: Vec<String> =
+        requests.iter().map(|(target, what)| format!("{}: operation {}", host_name(target), id(what))).collect();
+    for line in &ids {
+        session.printer.say(line);
+    }
+    let bar = spinner();
+    let find = |target: &Target| requests.iter().find(|(other, _)| other == target).map(|(_, what)| what.clone());
+    let running = fleet.each_unbounded(|client, target| {
+        let (what, bar) = (find(&target), bar.clone());
+        async move {
+            let what = what.ok_or_else(|| CommandError::new(ErrorKind::Failed, "this host has no plan"))?;
+            follow(session, fleet, client, target, what, &bar).await
+        }
+    });
+    let outcomes = tokio::select! {
+        outcomes = running => outcomes,
+        _ = tokio::signal::ctrl_c() => {
+            bar.finish_and_clear();
+            session.printer.say("interrupted: the operation goes on; `rbctl show OPERATION` tells how it ended");
+            return Ok(EXIT_INTERRUPTED);
+        }
+    };
+    bar.finish_and_clear();
+    let now = session.now();
+    let human = |hosts: &[(&str, &Ended)]| {
+        hosts.iter().map(|(_, ended)| report::operation(&ended.operation, &[], now)).collect::<Vec<_>>().join("\n")
+    };
+    Ok(session.printer.hosts("Rollback", &outcomes, human, |ended| exit_code(&ended.operation)))
+}
+
+fn id(what: &What) -> &str {
+    match what {
+        What::Request(request) => &request.operation,
+        What::Plan(plan) => plan.request.as_ref().map_or("", |request| &request.operation),
+    }
+}
+
+/// A line that moves on a terminal; elsewhere each event is a line of its own.
+fn spinner() -> ProgressBar {
+    let bar = ProgressBar::new_spinner();
+    bar.set_style(ProgressStyle::default_spinner());
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}
+
+async fn follow(
+    session: &Session,
+    fleet: &Fleet,
+    mut client: Client,
+    target: Target,
+    what: What,
+    bar: &ProgressBar,
+) -> Result<Ended, CommandError> {
+    let host = host_name(&target);
+    let mut left = RECONNECTS_MAX;
+    loop {
+        let lost = match once(session, &mut client, &host, what.clone(), bar).await {
+            Ok(operation) => return Ok(Ended { operation }),
+            Err(error) if error.kind == ErrorKind::Unreachable => error,
+            Err(error) => return Err(error),
+        };
+        // The same operation again has no second effect: it is followed where it stands.
+        client = loop {
+            if left == 0 {
+                return Err(lost.hint(format!("`rbctl show {}` tells how it ended once the agent answers", id(&what))));
+            }
+            left -= 1;
+            say(session, bar, &host, "the connection was lost; connecting again");
+            tokio::time::sleep(RECONNECT_PAUSE).await;
+            if let Ok(client) = fleet.connect(&target).await {
+                break client;
+            }
+        };
+    }
+}
+
+async fn once(
+    session: &Session,
+    client: &mut Client,
+    host: &str,
+    what: What,
+    bar: &ProgressBar,
+) -> Result<Operation, CommandError> {
+    let mut events = client.rollback(v1::RollbackRequest { what: Some(what) }).await?.into_inner();
+    while let Some(event) = events.next().await {
+        let event = event?;
+        if !event.doing.is_empty() {
+            say(session, bar, host, &event.doing);
+        }
+        let wire = event
+            .operation
+            .ok_or_else(|| CommandError::new(ErrorKind::Failed, "the agent sent an event without operation"))?;
+        let operation = Operation::try_from(wire).map_err(|error| CommandError::failed(&error))?;
+        if operation.outcome().is_some() {
+            return Ok(operation);
+        }
+    }
+    Err(CommandError::new(ErrorKind::Unreachable, "the agent ended the stream before the operation ended"))
+}
+
+fn say(session: &Session, bar: &ProgressBar, host: &str, text: &str) {
+    let line = format!("{}: {}", safe(host), safe(text));
+    if bar.is_hidden() {
+        session.printer.say(&line);
+    } else {
+        bar.set_message(line);
+    }
+}

@@ -1,0 +1,71 @@
+//! `rbctl plan`: shows what a rollback would do, and saves it for `rbctl apply`.
+
+#![expect(clippy::disallowed_methods, reason = "this command writes the plan file")]
+
+use std::path::PathBuf;
+
+use clap::Args;
+use rollback::model::plan::Plan;
+use serde::{Deserialize, Serialize};
+
+use super::Session;
+use super::rollback::{Planned, RequestArgs, new_operation, plan_all};
+use crate::error::{CommandError, EXIT_DONE};
+use crate::ui::printer::API_VERSION;
+use crate::ui::report;
+
+/// Arguments of `rbctl plan`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  rbctl plan --host web01 --reason 'OPS-17'
+  rbctl plan --host web01 --reason 'OPS-17' --out plan.json && rbctl apply plan.json")]
+pub struct PlanArgs {
+    /// What is meant.
+    #[command(flatten)]
+    pub request: RequestArgs,
+    /// Saves the plans of all hosts in a file.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+/// A saved plan, as JSON.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PlanFile {
+    /// `rollback/v1`.
+    pub api_version: String,
+    /// `Plan`.
+    pub kind: String,
+    /// One plan per host.
+    pub plans: Vec<Plan>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When the hosts are wrong, or the file cannot be written.
+pub async fn run(session: &Session, args: PlanArgs) -> Result<u8, CommandError> {
+    let fleet = session.fleet(false)?;
+    let requests: Vec<_> = fleet
+        .targets
+        .iter()
+        .map(|target| (target.clone(), args.request.request(new_operation(session.now()))))
+        .collect();
+    let outcomes = plan_all(&fleet, &requests).await;
+    let now = session.now();
+    let human = |hosts: &[(&str, &Planned)]| {
+        hosts.iter().map(|(_, planned)| report::plan(&planned.plan, now)).collect::<Vec<_>>().join("\n")
+    };
+    let code = session.printer.hosts("Plan", &outcomes, human, |_| EXIT_DONE);
+    if let Some(path) = args.out {
+        let plans: Vec<Plan> = outcomes.into_iter().filter_map(|o| Some(o.result.ok()?.plan)).collect();
+        if plans.is_empty() {
+            return Ok(code);
+        }
+        let file = PlanFile { api_version: API_VERSION.to_owned(), kind: "Plan".to_owned(), plans };
+        let text = serde_json::to_string_pretty(&file).map_err(|error| CommandError::failed(&error))?;
+        std::fs::write(&path, text).map_err(|error| CommandError::failed(&error))?;
+        session.printer.say(&format!("saved: run it with `rbctl apply {}`", path.display()));
+    }
+    Ok(code)
+}

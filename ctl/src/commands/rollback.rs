@@ -1,0 +1,191 @@
+//! `rbctl rollback`: goes back.
+
+use std::io::IsTerminal as _;
+
+use clap::Args;
+use futures_util::future::join_all;
+use jiff::Timestamp;
+use rollback::model::ids::OperationId;
+use rollback::model::operation::{Destination, Request, Urgency};
+use rollback::model::plan::Plan;
+use rollback::model::text::Text;
+use rollback::wire::v1;
+use rollback::wire::v1::rollback_request::What;
+use serde::Serialize;
+
+use super::{Session, operate, verify};
+use crate::cli::Selector;
+use crate::error::{CommandError, EXIT_DONE, ErrorKind};
+use crate::fleet::connect::Target;
+use crate::fleet::fanout::{Client, Fleet, HostOutcome, host_name};
+use crate::ui::report;
+
+/// Arguments of `rbctl rollback`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  rbctl rollback --host web01 --component web --reason '5xx since the deploy'
+  rbctl rollback --host web01 --to backup_20241112_153045 --reason 'known good'
+  rbctl rollback --host web01 --dry-run
+  rbctl --local rollback --emergency --yes")]
+pub struct RollbackArgs {
+    /// What is meant.
+    #[command(flatten)]
+    pub request: RequestArgs,
+    /// Shows the plan and changes nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Reads the target in full and says whether a rollback could go there; changes nothing.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub verify_only: bool,
+    /// Asks nothing.
+    #[arg(short = 'y', long)]
+    pub yes: bool,
+    /// The operation's identifier, a UUID of version 7: the same one twice has one effect. One host only.
+    #[arg(long, value_name = "UUID")]
+    pub operation: Option<OperationId>,
+}
+
+/// Where to and why; shared with `rbctl plan`.
+#[derive(Debug, Clone, Args)]
+pub struct RequestArgs {
+    /// Which component.
+    #[command(flatten)]
+    pub selector: Selector,
+    /// The release to go back to, by identifier or version; the last good one by default.
+    #[arg(long, value_name = "RELEASE", visible_alias = "backup")]
+    pub to: Option<String>,
+    /// At once: no baseline, no reason, no waiting; takes a lease over. Integrity is still proved.
+    #[arg(long)]
+    pub emergency: bool,
+    /// Overrides goodness, quarantine and warnings, never integrity; is recorded.
+    #[arg(long)]
+    pub force: bool,
+    /// Why; needed to leave a release that is healthy.
+    #[arg(long, value_name = "TEXT", value_parser = |text: &str| Text::new(text))]
+    pub reason: Option<Text>,
+}
+
+impl RequestArgs {
+    /// Makes the request of one host.
+    #[must_use]
+    pub fn request(&self, operation: OperationId) -> Request {
+        Request {
+            operation,
+            component: self.selector.component.clone(),
+            environment: self.selector.environment.clone(),
+            to: self.to.clone().map_or(Destination::Previous, Destination::Named),
+            urgency: if self.emergency { Urgency::Emergency } else { Urgency::Standard },
+            force: self.force,
+            reason: self.reason.clone(),
+        }
+    }
+}
+
+/// One host's plan.
+#[derive(Debug, Serialize)]
+pub struct Planned {
+    /// The plan.
+    pub plan: Plan,
+}
+
+/// Makes a new operation identifier.
+#[must_use]
+pub fn new_operation(now: Timestamp) -> OperationId {
+    let mut random = [0; 10];
+    random.copy_from_slice(&uuid::Uuid::now_v7().as_bytes()[6..]);
+    // The version's four bits are the same each time; the 74 random ones after them are what counts.
+    OperationId::new(now, random)
+}
+
+/// Asks one agent for a plan.
+///
+/// # Errors
+/// When it refuses, or its answer is not what it should be.
+pub async fn plan_on(mut client: Client, request: Request) -> Result<Planned, CommandError> {
+    let reply = client.plan(v1::PlanRequest { request: Some(request.into()) }).await?.into_inner();
+    let wire = reply.plan.ok_or_else(|| CommandError::new(ErrorKind::Failed, "the agent sent no plan"))?;
+    Ok(Planned { plan: Plan::try_from(wire).map_err(|error| CommandError::failed(&error))? })
+}
+
+/// Asks every host for its plan.
+pub async fn plan_all(fleet: &Fleet, requests: &[(Target, Request)]) -> Vec<HostOutcome<Planned>> {
+    let one = |(target, request): &(Target, Request)| {
+        let (target, request) = (target.clone(), request.clone());
+        async move {
+            let asked = async { plan_on(fleet.connect(&target).await?, request).await };
+            let result = tokio::time::timeout(fleet.limit, asked).await.unwrap_or_else(|_| {
+                Err(CommandError::new(ErrorKind::Unreachable, format!("no plan within {} s", fleet.limit.as_secs())))
+            });
+            HostOutcome { host: host_name(&target), result }
+        }
+    };
+    join_all(requests.iter().map(one)).await
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When nothing could be begun on any host.
+pub async fn run(session: &Session, args: RollbackArgs) -> Result<u8, CommandError> {
+    let fleet = session.fleet(!args.dry_run && !args.verify_only)?;
+    if args.operation.is_some() && fleet.targets.len() > 1 {
+        return Err(CommandError::usage("`--operation` names the operation of one host", "leave it out for several"));
+    }
+    let requests: Vec<(Target, Request)> = fleet
+        .targets
+        .iter()
+        .map(|target| {
+            let id = args.operation.unwrap_or_else(|| new_operation(session.now()));
+            (target.clone(), args.request.request(id))
+        })
+        .collect();
+    let now = session.now();
+    let human = |hosts: &[(&str, &Planned)]| {
+        hosts.iter().map(|(_, planned)| report::plan(&planned.plan, now)).collect::<Vec<_>>().join("\n")
+    };
+    if args.dry_run {
+        let plans = plan_all(&fleet, &requests).await;
+        return Ok(session.printer.hosts("Plan", &plans, human, |_| EXIT_DONE));
+    }
+    if args.verify_only {
+        return verify::target_of_plans(session, &fleet, plan_all(&fleet, &requests).await).await;
+    }
+    if !args.yes && !confirmed(session, &fleet, &requests, args.request.emergency).await? {
+        return Err(CommandError::new(ErrorKind::Interrupted, "not confirmed; nothing has changed"));
+    }
+    let requests = requests.into_iter().map(|(target, request)| (target, What::Request(request.into()))).collect();
+    operate::run(session, &fleet, requests).await
+}
+
+/// Shows the plans and asks; an emergency on a terminal asks nothing.
+async fn confirmed(
+    session: &Session,
+    fleet: &Fleet,
+    requests: &[(Target, Request)],
+    emergency: bool,
+) -> Result<bool, CommandError> {
+    if !std::io::stdin().is_terminal() {
+        return Err(CommandError::usage("there is no terminal to confirm on", "`--yes` confirms beforehand"));
+    }
+    if emergency {
+        return Ok(true);
+    }
+    let plans = plan_all(fleet, requests).await;
+    let mut refused = None;
+    for outcome in &plans {
+        match &outcome.result {
+            Ok(planned) => session.printer.say(&report::plan(&planned.plan, session.now())),
+            Err(error) => {
+                session.printer.error(Some(&outcome.host), error);
+                refused = Some(error.clone());
+            }
+        }
+    }
+    if let Some(error) = refused {
+        return Err(CommandError { text: "not every host can go back; nothing has changed".to_owned(), ..error });
+    }
+    session.printer.say("go back? [y/N]");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).map_err(|error| CommandError::failed(&error))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
