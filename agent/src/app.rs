@@ -81,13 +81,16 @@ fn part<E: Into<Box<dyn std::error::Error + Send + Sync>>>(attempt: impl Into<St
 struct Itself {
     started_at: Timestamp,
     tls: Option<Arc<HotTls>>,
-    audit: Arc<Audit>,
+    no_tls: Option<String>,
+    audit: Audit,
     reload: Mutex<Option<String>>,
 }
 
 impl AgentFacts for Itself {
     fn problems(&self) -> Vec<String> {
         let mut problems = self.tls.as_ref().map(|tls| tls.problems()).unwrap_or_default();
+        problems.extend(self.no_tls.clone());
+        problems.extend(self.audit.degraded());
         problems.extend(self.reload.lock().unwrap_or_else(PoisonError::into_inner).clone());
         problems
     }
@@ -135,7 +138,8 @@ pub async fn run(paths: Paths, hostname: String) -> Result<(), AppError> {
     let journal = FileJournal::open(&paths.journal()).map_err(part("cannot open the intent journal"))?;
     let history: Arc<dyn History> =
         Arc::new(SqliteHistory::open(&paths.history()).map_err(part("cannot open the history"))?);
-    let audit = Audit::start(Arc::clone(&history), JOURNALD.into(), paths.state.join("audit.cursor"));
+    let audit = Audit::start(Arc::clone(&history), JOURNALD.as_ref(), &paths.state.join("audit.cursor"))
+        .map_err(part("cannot start the audit"))?;
     let units = Arc::new(Managers::default());
     let ports = Ports {
         store: Arc::new(DiskStore::new()),
@@ -146,19 +150,22 @@ pub async fn run(paths: Paths, hostname: String) -> Result<(), AppError> {
         clock: Arc::clone(&clock),
         facts: Arc::new(HostFacts),
     };
-    let tls = settings
-        .tls
-        .clone()
-        .map(|tls| HotTls::open(tls, settings.host.clone(), Arc::clone(&clock)))
-        .transpose()
-        .map_err(part("cannot load keys and certificates"))?
-        .map(Arc::new);
+    let tls = settings.tls.clone().map(|tls| HotTls::open(tls, settings.host.clone(), Arc::clone(&clock))).transpose();
+    // Bad certificates must never be the reason that a host cannot be taken back: the local socket serves all the same.
+    let (tls, no_tls) = match tls {
+        Ok(tls) => (tls.map(Arc::new), None),
+        Err(error) => {
+            let text = format!("the network is not served until the next start: {}", Chain(&error));
+            tracing::error!("{text}");
+            (None, Some(text))
+        }
+    };
     let listen = settings.listen;
     let settings = Arc::new(ArcSwap::from_pointee(settings));
     let driver = Driver::new(ports, Arc::clone(&settings));
     let boot = boot_id();
     driver.note(Record::AgentStarted { version: env!("CARGO_PKG_VERSION").to_owned(), boot }).await;
-    let itself = Arc::new(Itself { started_at, tls, audit: Arc::new(audit), reload: Mutex::default() });
+    let itself = Arc::new(Itself { started_at, tls, no_tls, audit, reload: Mutex::default() });
     let app = App { paths, hostname, driver, settings, itself };
     notify(&[sd_notify::NotifyState::Status("converging what was interrupted")]);
     for problem in app.driver.recover().await {

@@ -121,10 +121,10 @@ pub enum Command {
 pub struct Selector {
     /// The component; not needed where a host has one only.
     #[arg(short = 'c', long)]
-    pub component: Option<rollback::model::ids::ComponentName>,
+    pub component: Option<::rollback::model::ids::ComponentName>,
     /// The environment.
     #[arg(short = 'e', long = "environment", visible_alias = "env")]
-    pub environment: Option<rollback::model::ids::Environment>,
+    pub environment: Option<::rollback::model::ids::Environment>,
 }
 
 impl Selector {

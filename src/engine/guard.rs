@@ -1,19 +1,19 @@
-//! What must hold before an operation begins: a usable link and units, a free lease, a reason to leave what is healthy.
+//! Guards: what must hold before anything is touched.
 
 use jiff::Timestamp;
 
-use crate::engine::verdict::is_healthy;
+use super::verdict;
 use crate::model::health::UnitLoad;
 use crate::model::host::{Current, ObservedComponent};
 use crate::model::ids::OperationId;
 use crate::model::operation::{Request, Urgency};
 use crate::model::refusal::Refusal;
 
-/// Demands a `current` that a switch can replace: anything but a file or a directory.
+/// Refuses a `current` that is no link: it is never deleted, so it cannot be switched.
 ///
 /// # Errors
-/// When it is no link.
-pub fn current_is_usable(observed: &ObservedComponent) -> Result<(), Refusal> {
+/// [`Refusal::CurrentUnusable`].
+pub fn current(observed: &ObservedComponent) -> Result<(), Refusal> {
     match &observed.current {
         Current::NotALink => Err(Refusal::CurrentUnusable {
             current: observed.current.clone(),
@@ -23,50 +23,57 @@ pub fn current_is_usable(observed: &ObservedComponent) -> Result<(), Refusal> {
     }
 }
 
-/// Demands units that can be started again; asked before anything is stopped, in an emergency too.
+/// Refuses units that could not be started again, in an emergency too: stopping them would end the service.
 ///
 /// # Errors
-/// When one is masked, missing or in error.
-pub fn units_are_usable(observed: &ObservedComponent) -> Result<(), Refusal> {
-    match observed.units().iter().find(|unit| unit.load != UnitLoad::Loaded) {
-        None => Ok(()),
-        Some(unit) => Err(Refusal::UnitUnusable { unit: unit.name.clone(), load: unit.load }),
-    }
-}
-
-/// Demands a free environment; an emergency takes it over and gets the operation that it takes it from.
-///
-/// # Errors
-/// When another operation holds it.
-pub fn lease_is_free(
-    request: &Request,
-    observed: &ObservedComponent,
-    now: Timestamp,
-) -> Result<Option<OperationId>, Refusal> {
-    let held = observed.lease.as_ref().filter(|lease| lease.operation != request.operation && lease.expires > now);
-    match (held, request.urgency) {
-        (None, Urgency::Standard | Urgency::Emergency) => Ok(None),
-        (Some(lease), Urgency::Emergency) => Ok(Some(lease.operation)),
-        (Some(lease), Urgency::Standard) => Err(Refusal::Held { lease: lease.clone() }),
-    }
-}
-
-/// Demands a reason, or `--force` where the policy says so, to leave a release that is healthy.
-///
-/// # Errors
-/// When it is not given.
-pub fn leaving_is_justified(request: &Request, observed: &ObservedComponent) -> Result<(), Refusal> {
-    match (request.urgency, observed.current.release()) {
-        (Urgency::Emergency, _) | (Urgency::Standard, None) => Ok(()),
-        (Urgency::Standard, Some(_)) if !is_healthy(&observed.health) => Ok(()),
-        (Urgency::Standard, Some(current)) => {
-            if observed.policy.healthy_needs_force && !request.force {
-                Err(Refusal::ForceNeeded { current: current.clone() })
-            } else if request.reason.is_none() {
-                Err(Refusal::ReasonNeeded { current: current.clone() })
-            } else {
-                Ok(())
+/// [`Refusal::UnitUnusable`] for the first one.
+pub fn units(observed: &ObservedComponent) -> Result<(), Refusal> {
+    for unit in observed.units() {
+        match unit.load {
+            UnitLoad::Loaded => {}
+            UnitLoad::Masked | UnitLoad::NotFound | UnitLoad::Error => {
+                return Err(Refusal::UnitUnusable { unit: unit.name.clone(), load: unit.load });
             }
         }
     }
+    Ok(())
+}
+
+/// Refuses an environment that another operation holds; an emergency takes it over and gets the holder's identifier.
+///
+/// A lease that has run out at `now` holds nothing.
+///
+/// # Errors
+/// [`Refusal::Held`].
+pub fn lease(request: &Request, observed: &ObservedComponent, now: Timestamp) -> Result<Option<OperationId>, Refusal> {
+    let Some(lease) = &observed.lease else { return Ok(None) };
+    if lease.operation == request.operation || lease.expires <= now {
+        return Ok(None);
+    }
+    match request.urgency {
+        Urgency::Standard => Err(Refusal::Held { lease: lease.clone() }),
+        Urgency::Emergency => Ok(Some(lease.operation)),
+    }
+}
+
+/// Refuses to leave a healthy release without what the policy demands: a reason, or force and a reason.
+///
+/// # Errors
+/// [`Refusal::ForceNeeded`] or [`Refusal::ReasonNeeded`].
+pub fn healthy(request: &Request, observed: &ObservedComponent) -> Result<(), Refusal> {
+    let Some(current) = observed.current.release() else { return Ok(()) };
+    match request.urgency {
+        Urgency::Emergency => return Ok(()),
+        Urgency::Standard => {}
+    }
+    if !verdict::is_healthy(&observed.health) {
+        return Ok(());
+    }
+    if observed.policy.healthy_needs_force && !request.force {
+        return Err(Refusal::ForceNeeded { current: current.clone() });
+    }
+    if request.reason.is_none() {
+        return Err(Refusal::ReasonNeeded { current: current.clone() });
+    }
+    Ok(())
 }

@@ -1,6 +1,12 @@
 //! Verbs: every decision of the product, as functions of what is passed in.
 //!
-//! Nothing here reads a clock, touches a disk or knows the wire. Each file answers one question.
+//! No I/O, no clock, no async: the agent observes, asks here, and performs what it is told.
+//!
+//! - [`plan`]: what an operation would do, or why it is refused; [`guard`] has the checks, [`target`] the choice.
+//! - [`step`]: what comes next after an effect has ended.
+//! - [`recover`]: how an interrupted operation goes on.
+//! - [`verdict`]: whether a release is well, relative to what was there before it.
+//! - [`history`] and [`stats`]: what is told of operations afterwards.
 
 #![deny(clippy::wildcard_enum_match_arm)]
 

@@ -1,38 +1,37 @@
-//! From a request and an observed component to a plan, or to a refusal.
+//! Plans an operation: from a request and an observed component to a plan, or to a refusal.
 
 use jiff::Timestamp;
 
-use super::target::Choice;
-use super::verdict::is_healthy;
-use super::{guard, target};
+use super::{guard, target, verdict};
 use crate::explain;
-use crate::model::host::{Configuration, Fact, ObservedComponent, ObservedRelease, fence};
+use crate::model::health::{UnitActive, UnitLoad, Weight};
+use crate::model::host::{self, Configuration, Current, Fact, ObservedComponent, ObservedRelease};
 use crate::model::ids::OperationId;
-use crate::model::operation::{Request, Urgency};
+use crate::model::operation::Request;
 use crate::model::plan::{Check, Plan, TargetFacts};
-use crate::model::refusal::{Refusal, Unfit};
+use crate::model::refusal::Refusal;
 use crate::model::release::Integrity;
 
-/// Plans a rollback. The same request and observation give the same plan.
+/// Plans what a request would do to a component as it was observed; `now` is the host's wall clock.
+///
+/// The same plan serves the dry run and the run. Its fence is the digest of [`facts`].
 ///
 /// # Errors
-/// When a rule forbids it; see [`super::guard`] and [`super::target`] for the rules in their order.
+/// The first guard that does not hold, in the order of: `current`, units, lease, target, healthy current.
 pub fn plan(request: &Request, observed: &ObservedComponent, now: Timestamp) -> Result<Plan, Refusal> {
-    guard::current_is_usable(observed)?;
-    guard::units_are_usable(observed)?;
-    let takes_over = guard::lease_is_free(request, observed, now)?;
+    guard::current(observed)?;
+    guard::units(observed)?;
+    let takes_over = guard::lease(request, observed, now)?;
     let choice = target::choose(request, observed)?;
-    guard::leaving_is_justified(request, observed)?;
+    guard::healthy(request, observed)?;
     let Some(release) = observed.release(&choice.target) else {
-        return Err(Refusal::TargetUnfit { release: choice.target, unfit: Unfit::Gone, forceable: false });
+        return Err(Refusal::NoTarget { passed_over: choice.passed_over });
     };
+    let mut warnings = choice.warnings;
+    warnings.extend(host_warnings(observed, takes_over));
     let facts = facts(observed);
-    let checks = checks(request, observed, release, takes_over);
-    let mut warnings = choice.warnings.clone();
-    warnings.extend(takes_over.map(|operation| format!("takes the lease over from operation {operation}")));
-    if observed.current.release().is_none() {
-        warnings.push(format!("`current` {}; it is repaired", explain::current(&observed.current)));
-    }
+    let mut candidates = vec![choice.target];
+    candidates.extend(choice.fallbacks);
     Ok(Plan {
         request: request.clone(),
         host: observed.host.clone(),
@@ -41,25 +40,94 @@ pub fn plan(request: &Request, observed: &ObservedComponent, now: Timestamp) -> 
         operation_type: request.operation_type(),
         made_at: now,
         from: observed.current.release().cloned(),
+        candidates,
         target: target_facts(release),
-        candidates: candidates(&choice),
         passed_over: choice.passed_over,
-        checks,
+        checks: checks(release, observed, takes_over),
         warnings,
         units: observed.units().iter().map(|unit| unit.name.clone()).collect(),
-        configuration: !matches!(release.configuration, Configuration::NotKept),
+        configuration: match release.configuration {
+            Configuration::Frozen => true,
+            Configuration::NotKept | Configuration::Missing(_) => false,
+        },
         timeouts: observed.timeouts,
         baseline: observed.health.clone(),
-        fence: fence(&facts),
+        fence: host::fence(&facts),
         facts,
         takes_over,
     })
 }
 
-fn candidates(choice: &Choice) -> Vec<crate::model::ids::ReleaseId> {
-    let mut all = vec![choice.target.clone()];
-    all.extend(choice.fallbacks.iter().cloned());
-    all
+/// Lists what a plan relies on, in an order that does not depend on the order of observation.
+///
+/// What moves by itself (process ids, latencies, the lease, times of reading) is left out.
+#[must_use]
+pub fn facts(observed: &ObservedComponent) -> Vec<Fact> {
+    let fact = |subject: String, value: String| Fact { subject, value };
+    let mut facts = vec![fact("current".to_owned(), explain::current(&observed.current))];
+    let mut releases: Vec<&ObservedRelease> = observed.releases.iter().collect();
+    releases.sort_by_key(|release| release.id());
+    facts.extend(releases.into_iter().map(|release| fact(format!("release {}", release.id()), release_value(release))));
+    let newest = observed.activations.iter().map(|activation| activation.sequence).max();
+    facts.push(fact("last activation".to_owned(), newest.map_or("none".to_owned(), |sequence| sequence.to_string())));
+    facts.extend(observed.units().iter().map(|unit| fact(format!("unit {}", unit.name), load(unit.load).to_owned())));
+    let policy = &observed.policy;
+    facts.push(fact(
+        "policy".to_owned(),
+        format!(
+            "{} fallbacks, healthy needs force: {}, full read: {}, lease {} s",
+            policy.fallbacks_max, policy.healthy_needs_force, policy.full_read, policy.lease_secs
+        ),
+    ));
+    facts
+}
+
+/// Compares the facts of a plan with those of now, one line for each that differs; empty when the plan still holds.
+#[must_use]
+pub fn changes(planned: &[Fact], now: &[Fact]) -> Vec<String> {
+    let value = |facts: &[Fact], subject: &str| {
+        facts.iter().find(|fact| fact.subject == subject).map(|fact| fact.value.clone())
+    };
+    let mut changes = Vec::new();
+    for Fact { subject, value: was } in planned {
+        match value(now, subject) {
+            Some(is) if is == *was => {}
+            Some(is) => changes.push(format!("{subject}: was {was}, is {is}")),
+            None => changes.push(format!("{subject}: was {was}, is gone")),
+        }
+    }
+    for Fact { subject, value: is } in now {
+        if value(planned, subject).is_none() {
+            changes.push(format!("{subject}: was not there, is {is}"));
+        }
+    }
+    changes
+}
+
+fn release_value(release: &ObservedRelease) -> String {
+    let integrity = match release.integrity {
+        Integrity::Intact { .. } => "intact",
+        Integrity::Damaged { .. } => "damaged",
+        Integrity::Unknown { .. } => "not provable",
+    };
+    let good = if release.good_since.is_some() { "good" } else { "never verified" };
+    let quarantine = if release.quarantine.is_some() { ", quarantined" } else { "" };
+    let configuration = match (&release.configuration, release.manifest.configuration) {
+        (Configuration::NotKept, _) => "no configuration kept".to_owned(),
+        (Configuration::Missing(_), _) => "configuration missing".to_owned(),
+        (Configuration::Frozen, Some(digest)) => format!("configuration {digest}"),
+        (Configuration::Frozen, None) => "configuration frozen".to_owned(),
+    };
+    format!("tree {}, {integrity}, {good}{quarantine}, {configuration}", release.manifest.tree)
+}
+
+fn load(load: UnitLoad) -> &'static str {
+    match load {
+        UnitLoad::Loaded => "loaded",
+        UnitLoad::Masked => "masked",
+        UnitLoad::NotFound => "not found",
+        UnitLoad::Error => "in error",
+    }
 }
 
 fn target_facts(release: &ObservedRelease) -> TargetFacts {
@@ -67,105 +135,67 @@ fn target_facts(release: &ObservedRelease) -> TargetFacts {
         version: release.manifest.version.clone(),
         created_at: release.manifest.created_at,
         good_since: release.good_since,
-        read_at: match &release.integrity {
-            Integrity::Intact { read_at } => Some(*read_at),
+        read_at: match release.integrity {
+            Integrity::Intact { read_at } => Some(read_at),
             Integrity::Damaged { .. } | Integrity::Unknown { .. } => None,
         },
         tree: release.manifest.tree,
     }
 }
 
-fn checks(
-    request: &Request,
-    observed: &ObservedComponent,
-    release: &ObservedRelease,
-    takes_over: Option<OperationId>,
-) -> Vec<Check> {
+fn host_warnings(observed: &ObservedComponent, takes_over: Option<OperationId>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(operation) = takes_over {
+        warnings.push(format!("the lease of operation {operation} is taken over"));
+    }
+    match &observed.current {
+        Current::Release(id) => {
+            if let Some(Configuration::Missing(cause)) = observed.release(id).map(|release| &release.configuration) {
+                warnings.push(format!("`{id}` could not be put back, its configuration is not at hand: {cause}"));
+            }
+        }
+        Current::Missing | Current::Dangling(_) | Current::Outside(_) | Current::NotALink => warnings.push(format!(
+            "`current` {}, so there is nothing to put back when this fails",
+            explain::current(&observed.current)
+        )),
+    }
+    warnings
+}
+
+fn checks(release: &ObservedRelease, observed: &ObservedComponent, takes_over: Option<OperationId>) -> Vec<Check> {
     let check = |name: &str, found: String| Check { name: name.to_owned(), found };
-    let integrity = format!("`{}` is intact, {}", release.id(), release.manifest.tree.short());
+    let id = release.id();
+    let integrity = match &release.integrity {
+        Integrity::Intact { read_at } => format!("`{id}` is intact, last read in full at {read_at}"),
+        Integrity::Damaged { .. } => format!("`{id}` is damaged"),
+        Integrity::Unknown { why } => format!("`{id}` cannot be proved intact: {why}"),
+    };
     let configuration = match &release.configuration {
-        Configuration::NotKept => "the component keeps none".to_owned(),
-        Configuration::Frozen => "the frozen copy is at hand and stands".to_owned(),
-        Configuration::Missing(cause) => cause.clone(),
+        Configuration::Frozen => format!("the configuration of `{id}` is at hand and stands"),
+        Configuration::NotKept => "no configuration is kept for this component".to_owned(),
+        Configuration::Missing(cause) => format!("the configuration of `{id}` is missing: {cause}"),
     };
     let names: Vec<_> = observed.units().iter().map(|unit| unit.name.clone()).collect();
-    let lease = match takes_over {
-        None => format!("environment `{}` is free", observed.environment),
-        Some(operation) => format!("held by operation {operation}, taken over"),
-    };
-    let baseline = match request.urgency {
-        Urgency::Emergency => "not asked in an emergency".to_owned(),
-        Urgency::Standard if is_healthy(&observed.health) => "the current release is healthy".to_owned(),
-        Urgency::Standard => "the current release is not healthy".to_owned(),
-    };
+    let lease = takes_over.map_or("free".to_owned(), |operation| format!("held by operation {operation}, taken over"));
     vec![
         check("integrity", integrity),
         check("configuration", configuration),
         check("units", format!("{} can be started", explain::units(&names))),
         check("lease", lease),
-        check("baseline", baseline),
+        check("baseline", baseline(observed)),
     ]
 }
 
-/// Lists what a plan relies on; what may change without mattering (process ids, latencies, leases) is not among it.
-#[must_use]
-pub fn facts(observed: &ObservedComponent) -> Vec<Fact> {
-    let fact = |subject: String, value: String| Fact { subject, value };
-    let mut facts = vec![
-        fact("current".to_owned(), explain::current(&observed.current)),
-        fact(
-            "last activation".to_owned(),
-            observed.activations.iter().map(|a| a.sequence).max().map_or("none".to_owned(), |s| s.to_string()),
-        ),
-        fact(
-            "policy".to_owned(),
-            format!(
-                "{} fallbacks, healthy needs force: {}, full reading: {}",
-                observed.policy.fallbacks_max, observed.policy.healthy_needs_force, observed.policy.full_read
-            ),
-        ),
-    ];
-    for release in &observed.releases {
-        let integrity = match &release.integrity {
-            Integrity::Intact { .. } => "intact",
-            Integrity::Damaged { .. } => "damaged",
-            Integrity::Unknown { .. } => "not to be judged",
-        };
-        let configuration = match &release.configuration {
-            Configuration::NotKept => "no configuration kept",
-            Configuration::Frozen => "configuration frozen",
-            Configuration::Missing(_) => "configuration missing",
-        };
-        let good = if release.good_since.is_some() { "good" } else { "never verified" };
-        let quarantine = if release.quarantine.is_some() { "quarantined" } else { "not quarantined" };
-        let tree = release.manifest.tree.short();
-        facts.push(fact(
-            format!("release {}", release.id()),
-            format!("{tree}, {integrity}, {good}, {quarantine}, {configuration}"),
-        ));
+fn baseline(observed: &ObservedComponent) -> String {
+    let health = &observed.health;
+    let active = health.units.iter().filter(|unit| unit.active == UnitActive::Active).count();
+    let required = health.probes.iter().filter(|probe| probe.weight == Weight::Required);
+    let (passed, failed): (Vec<_>, Vec<_>) = required.partition(|probe| probe.passed);
+    let probes = passed.len() + failed.len();
+    let mut found = vec![format!("{active} of {} units active", health.units.len())];
+    if probes > 0 {
+        found.push(format!("{} of {probes} required probes pass", passed.len()));
     }
-    for unit in observed.units() {
-        facts.push(fact(format!("unit {}", unit.name), format!("{:?}", unit.load).to_lowercase()));
-    }
-    facts.sort();
-    facts
-}
-
-/// Says what differs between the facts of a plan and those of now, one line each.
-#[must_use]
-pub fn changes(planned: &[Fact], now: &[Fact]) -> Vec<String> {
-    let value = |facts: &[Fact], subject: &str| {
-        facts.iter().find(|fact| fact.subject == subject).map(|fact| fact.value.clone())
-    };
-    let mut subjects: Vec<&str> = planned.iter().chain(now).map(|fact| fact.subject.as_str()).collect();
-    subjects.sort_unstable();
-    subjects.dedup();
-    let changed = |subject: &str| match (value(planned, subject), value(now, subject)) {
-        (Some(was), Some(is)) if was == is => None,
-        (Some(was), Some(is)) => Some(format!("{subject}: was `{was}`, is `{is}`")),
-        (Some(was), None) => Some(format!("{subject}: was `{was}`, is gone")),
-        (None, Some(is)) => Some(format!("{subject}: is new, `{is}`")),
-        (None, None) => None,
-    };
-    subjects.into_iter().filter_map(changed).collect()
+    found.extend(verdict::failures(health));
+    found.join("; ")
 }

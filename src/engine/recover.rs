@@ -1,65 +1,75 @@
-//! What to do with an operation that an agent finds in its intent journal at its start.
+//! Recovers an operation that an agent finds unfinished at its start, from what is observed now.
 //!
-//! | found | decision |
+//! | found | recovery |
 //! |---|---|
-//! | it has an outcome | finish: only the record is missing |
-//! | found unfinished more than [`RECOVERIES_MAX`] times | needs operator |
-//! | `current` is a file or directory | needs operator |
-//! | the release to try is no longer intact, and the link still leads to the one left | undo: put that back |
-//! | the release to try is no longer intact, and the link leads to it already | resume: what is linked is started |
-//! | it was verifying and the link leads to the release tried | resume there, with the time that is left |
-//! | anything else | resume from Stopping: every effect is harmless to repeat, and no old process stays on new files |
+//! | the operation has ended | finish: only its record is missing |
+//! | it was found unfinished [`RECOVERIES_MAX`] times already | needs operator |
+//! | `current` is no link, or there is nothing to try | needs operator |
+//! | a candidate that is not intact any more | undo: put back what was left; needs operator when there is nothing |
+//! | verifying, and `current` leads to what is verified | resume at verifying |
+//! | anything else | resume at stopping |
+//!
+//! Resuming at stopping is safe from every phase, because every effect names the state that it ensures: processes of
+//! the old release never stay on the new link, whichever side of the switch the agent died on.
 
+use super::step;
 use crate::model::host::Current;
 use crate::model::operation::{Operation, Outcome, Phase};
 use crate::model::release::Integrity;
 
-/// How often an operation is taken up again before it waits for an operator: enough for any series of power cuts, few
-/// enough to end a loop of crashes within a minute. The number is that of Mender's state store.
+/// Recoveries of one operation at most; then a human looks. The number is that of Mender's store counter: an agent
+/// that dies at every start is stopped by it within minutes, and a host that reboots a few times is not.
 pub const RECOVERIES_MAX: u32 = 28;
 
-/// What to do with a found operation.
+/// How an interrupted operation goes on. Each holds the operation as it is to be stored before anything is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recovery {
-    /// Record its outcome.
+    /// It had ended; only its record is missing.
     Finish(Operation),
-    /// Go on with it.
+    /// It goes on towards the release that it tried.
     Resume(Operation),
-    /// Put back the release that it left.
+    /// Its target cannot be trusted any more; the release that was left is put back.
     Undo(Operation),
-    /// Record that it waits for an operator.
+    /// It has ended now, because nothing safe is left to do.
     NeedsOperator(Operation),
 }
 
-/// Decides by the table above. `target` is the integrity of the release that was tried.
+/// Decides how an operation goes on.
+///
+/// Takes the operation from the intent journal, where `current` leads now, and the integrity of the release that the
+/// operation tries ([`Operation::trying`]). What is put back may be damaged: it is what ran before.
 #[must_use]
 pub fn recover(mut operation: Operation, current: &Current, target: &Integrity) -> Recovery {
     if operation.outcome().is_some() {
         return Recovery::Finish(operation);
     }
-    operation.recoveries += 1;
-    if operation.recoveries > RECOVERIES_MAX {
-        return give_up(operation, current, format!("it was found unfinished {RECOVERIES_MAX} times"));
+    if operation.recoveries >= RECOVERIES_MAX {
+        return needs_operator(operation, current, &format!("it was interrupted more than {RECOVERIES_MAX} times"));
     }
-    if *current == Current::NotALink {
-        return give_up(operation, current, format!("`current` {}", crate::explain::current(current)));
+    match current {
+        Current::NotALink => return needs_operator(operation, current, "`current` is not a link any more"),
+        Current::Release(_) | Current::Missing | Current::Dangling(_) | Current::Outside(_) => {}
     }
-    let linked = current.release();
-    let at_trying = linked.is_some() && linked == operation.trying();
-    let intact = match target {
-        Integrity::Intact { .. } => true,
-        Integrity::Damaged { .. } | Integrity::Unknown { .. } => false,
+    let Some(trying) = operation.trying().cloned() else {
+        return needs_operator(operation, current, "there is no release to put back");
     };
-    if !intact && !at_trying && !operation.is_putting_back() {
+    let distrust = match target {
+        Integrity::Intact { .. } => None,
+        Integrity::Damaged { .. } => Some(format!("`{trying}` is damaged now")),
+        Integrity::Unknown { why } => Some(format!("`{trying}` cannot be proved intact any more: {why}")),
+    };
+    if let Some(why) = distrust.filter(|_| !operation.is_putting_back()) {
         if operation.plan.from.is_none() {
-            return give_up(operation, current, "the target is no longer intact and nothing ran before".to_owned());
+            return needs_operator(operation, current, &why);
         }
+        operation.recoveries += 1;
         operation.attempt = operation.plan.candidates.len();
         operation.phase = Phase::Stopping;
         return Recovery::Undo(operation);
     }
+    operation.recoveries += 1;
     operation.phase = match operation.phase {
-        Phase::Verifying if at_trying => Phase::Verifying,
+        Phase::Verifying if current.release() == Some(&trying) => Phase::Verifying,
         Phase::Stopping
         | Phase::LinkingConfiguration
         | Phase::Switching
@@ -70,7 +80,11 @@ pub fn recover(mut operation: Operation, current: &Current, target: &Integrity) 
     Recovery::Resume(operation)
 }
 
-fn give_up(mut operation: Operation, current: &Current, cause: String) -> Recovery {
+fn needs_operator(mut operation: Operation, current: &Current, why: &str) -> Recovery {
+    let cause = match step::first_failure(&operation) {
+        Some(first) => format!("{first}; then {why}"),
+        None => why.to_owned(),
+    };
     operation.phase = Phase::Ended { outcome: Outcome::NeedsOperator { release: current.release().cloned(), cause } };
     Recovery::NeedsOperator(operation)
 }

@@ -1,33 +1,30 @@
-//! The state machine of an operation: which effect is next, and where each ending leads.
+//! Steps an operation from one effect to the next, until it has an outcome.
 //!
-//! | phase | ending | trying a candidate | putting back |
+//! | phase | ended well | failed, on a candidate | failed, while putting back |
 //! |---|---|---|---|
-//! | Stopping | ensured | LinkingConfiguration, or Switching when none is kept | the same |
-//! | Stopping | failed | putting back from Starting: the link was not touched | needs operator |
-//! | LinkingConfiguration | ensured | Switching | the same |
-//! | LinkingConfiguration | failed | putting back from Stopping | needs operator |
-//! | Switching | ensured | Starting | the same |
-//! | Switching | failed | putting back from Stopping | needs operator |
-//! | Starting | ensured | Verifying | the same |
-//! | Starting | failed | the next candidate from Stopping, else putting back from Stopping | needs operator |
-//! | Verifying | passing | done | put back |
-//! | Verifying | release bad | the next candidate from Stopping, else unverified | put back if it was no better before, else needs operator |
-//! | Verifying | environment bad, inconclusive | unverified | put back if it was no better before, else needs operator |
-//! | Verifying | failed to ask | unverified | needs operator |
+//! | stopping | link configuration, or switch when none is kept | first candidate: start what was left, its link was not touched; else needs operator | needs operator |
+//! | linking configuration | switch | put back from here, units are stopped | needs operator |
+//! | switching | start | put back from linking configuration on: the link's state may be unknown | needs operator |
+//! | starting | verify | next candidate, then put back from stopping on | needs operator |
+//! | verifying: passing | done, or put back | | |
+//! | verifying: release bad | | next candidate; none left: unverified when the units run, else put back | needs operator, but put back when the baseline was not healthy either |
+//! | verifying: environment bad, inconclusive, failed | | unverified: the release is not to blame | as release bad |
 //!
-//! Putting back with no release to put back needs an operator at once. Each attempt takes at most five steps, so an
-//! operation of `n` candidates ends after at most `5 (n + 1)`.
+//! With nothing to put back (`from` is none) every "put back" is "needs operator". A stop that fails after an agent
+//! was restarted needs an operator as well: nobody knows which release the processes that stay run. An end that does
+//! not belong to its phase counts as failed. Every operation ends: attempts only grow, and within one the phases do.
 
 use jiff::Timestamp;
 
-use super::verdict::is_healthy;
+use super::verdict;
+use crate::explain;
 use crate::model::effect::{Effect, EffectEnd};
-use crate::model::health::Verdict;
+use crate::model::health::{Health, Verdict};
 use crate::model::ids::{OperationId, ReleaseId};
 use crate::model::operation::{Operation, Outcome, Phase, Step, Trigger};
 use crate::model::plan::Plan;
 
-/// Makes the operation of a plan, before its first effect.
+/// Begins an operation from its plan: the intent, to be stored durably before the first effect.
 #[must_use]
 pub fn begin(plan: Plan, trigger: Trigger, actor: String, now: Timestamp) -> Operation {
     Operation {
@@ -44,12 +41,12 @@ pub fn begin(plan: Plan, trigger: Trigger, actor: String, now: Timestamp) -> Ope
     }
 }
 
-/// Gives the next effect; none when the operation is over.
+/// Gives the effect to perform now; none when the operation has ended.
 #[must_use]
 pub fn next_effect(operation: &Operation) -> Option<Effect> {
-    let units = &operation.plan.units;
     let release = operation.trying()?.clone();
-    match &operation.phase {
+    let units = &operation.plan.units;
+    match operation.phase {
         Phase::Stopping => Some(Effect::UnitsStopped { units: units.iter().rev().cloned().collect() }),
         Phase::LinkingConfiguration => Some(Effect::ConfigurationLinked { release }),
         Phase::Switching => Some(Effect::CurrentLinked { release }),
@@ -59,37 +56,25 @@ pub fn next_effect(operation: &Operation) -> Option<Effect> {
     }
 }
 
-/// Adds what was done and moves on, by the table above. An operation that is over stays as it is.
+/// Records an effect that has ended and moves on, as the table of this module says.
+///
+/// An operation that has ended stays as it is.
 #[must_use]
 pub fn step(mut operation: Operation, done: Step) -> Operation {
-    let end = done.end.clone();
+    if operation.outcome().is_some() {
+        return operation;
+    }
+    let end = ending(&operation, &done.end);
     operation.steps.push(done);
-    let next = match operation.phase.clone() {
-        Phase::Stopping => match end {
-            EffectEnd::Ensured if operation.plan.configuration => Phase::LinkingConfiguration,
-            EffectEnd::Ensured | EffectEnd::Judged { .. } => Phase::Switching,
-            EffectEnd::Failed { .. } => return put_back(operation, Phase::Starting),
-        },
-        Phase::LinkingConfiguration => match end {
-            EffectEnd::Ensured | EffectEnd::Judged { .. } => Phase::Switching,
-            EffectEnd::Failed { .. } => return put_back(operation, Phase::Stopping),
-        },
-        Phase::Switching => match end {
-            EffectEnd::Ensured | EffectEnd::Judged { .. } => Phase::Starting,
-            EffectEnd::Failed { .. } => return put_back(operation, Phase::Stopping),
-        },
-        Phase::Starting => match end {
-            EffectEnd::Ensured | EffectEnd::Judged { .. } => Phase::Verifying,
-            EffectEnd::Failed { .. } => return next_candidate(operation),
-        },
-        Phase::Verifying => return verified(operation, end),
-        Phase::Ended { .. } => return operation,
+    operation.phase = match end {
+        Ending::Ensured => after_ensured(&operation),
+        Ending::Failed => after_failure(&mut operation),
+        Ending::Judged { verdict, units_run } => after_judgement(&mut operation, verdict, units_run),
     };
-    operation.phase = next;
     operation
 }
 
-/// Ends an operation that an emergency has taken over.
+/// Ends an operation whose lease an emergency took over; what runs now is told by that operation.
 #[must_use]
 pub fn supersede(mut operation: Operation, by: OperationId) -> Operation {
     if operation.outcome().is_none() {
@@ -98,120 +83,191 @@ pub fn supersede(mut operation: Operation, by: OperationId) -> Operation {
     operation
 }
 
-/// Says what failed first, if anything did.
+/// Says in one sentence what failed first; none while nothing has.
 #[must_use]
 pub fn first_failure(operation: &Operation) -> Option<String> {
     operation.steps.iter().find_map(failure)
 }
 
-/// Says why a step did not end well.
+/// Says everything that failed, in order, one sentence in all.
+fn causes(operation: &Operation) -> String {
+    let mut all: Vec<String> = operation.steps.iter().filter_map(failure).collect();
+    all.dedup();
+    all.join("; then ")
+}
+
 fn failure(step: &Step) -> Option<String> {
-    match &step.end {
-        EffectEnd::Ensured => None,
-        EffectEnd::Failed { error } => Some(error.clone()),
-        EffectEnd::Judged { verdict: Verdict::Passing, .. } => None,
-        EffectEnd::Judged { verdict, health } => {
-            let release = match &step.effect {
-                Effect::Verified { release } => format!("`{release}`: "),
-                Effect::UnitsStopped { .. }
-                | Effect::ConfigurationLinked { .. }
-                | Effect::CurrentLinked { .. }
-                | Effect::UnitsStarted { .. } => String::new(),
-            };
-            let probe =
-                health.probes.iter().find(|probe| !probe.passed).map(|p| format!("probe `{}`: {}", p.name, p.detail));
-            let unit = health.units.iter().find(|u| u.active != crate::model::health::UnitActive::Active);
-            let unit = unit.map(|u| format!("unit `{}` is {}", u.name, u.sub));
-            let what = unit.or(probe).unwrap_or_else(|| crate::explain::verdict(*verdict).to_owned());
-            Some(format!("{release}{what}"))
+    let while_doing = explain::effect(&step.effect);
+    match (&step.effect, &step.end) {
+        (_, EffectEnd::Failed { error }) => Some(format!("{while_doing}: {error}")),
+        (Effect::Verified { .. }, EffectEnd::Judged { verdict: Verdict::Passing, .. }) => None,
+        (Effect::Verified { .. }, EffectEnd::Judged { verdict, health }) => {
+            Some(format!("{while_doing}: {}", judgement(*verdict, health)))
+        }
+        (Effect::Verified { .. }, EffectEnd::Ensured) => Some(format!("{while_doing}: nothing was judged")),
+        (
+            Effect::UnitsStopped { .. }
+            | Effect::ConfigurationLinked { .. }
+            | Effect::CurrentLinked { .. }
+            | Effect::UnitsStarted { .. },
+            EffectEnd::Judged { .. },
+        ) => Some(format!("{while_doing}: a judgement is no end of it")),
+        (
+            Effect::UnitsStopped { .. }
+            | Effect::ConfigurationLinked { .. }
+            | Effect::CurrentLinked { .. }
+            | Effect::UnitsStarted { .. },
+            EffectEnd::Ensured,
+        ) => None,
+    }
+}
+
+fn judgement(verdict: Verdict, health: &Health) -> String {
+    let mut parts = verdict::failures(health);
+    // A unit that runs again after a crash shows no failure by itself.
+    if parts.is_empty() {
+        parts.extend(health.units.iter().filter(|unit| unit.restarts > 0).map(|unit| {
+            format!("unit `{}` was restarted by its manager, {} times since it was started", unit.name, unit.restarts)
+        }));
+    }
+    if parts.is_empty() { explain::verdict(verdict).to_owned() } else { parts.join("; ") }
+}
+
+/// How an effect ended, as far as the table cares.
+enum Ending {
+    Ensured,
+    Failed,
+    Judged { verdict: Verdict, units_run: bool },
+}
+
+fn ending(operation: &Operation, end: &EffectEnd) -> Ending {
+    match (&operation.phase, end) {
+        (Phase::Verifying, EffectEnd::Judged { verdict, health }) => {
+            Ending::Judged { verdict: *verdict, units_run: verdict::units_run(health) }
+        }
+        // Nobody could judge, which proves nothing against the release.
+        (Phase::Verifying, EffectEnd::Ensured | EffectEnd::Failed { .. }) => {
+            Ending::Judged { verdict: Verdict::Inconclusive, units_run: true }
+        }
+        (
+            Phase::Stopping | Phase::LinkingConfiguration | Phase::Switching | Phase::Starting | Phase::Ended { .. },
+            EffectEnd::Ensured,
+        ) => Ending::Ensured,
+        (
+            Phase::Stopping | Phase::LinkingConfiguration | Phase::Switching | Phase::Starting | Phase::Ended { .. },
+            EffectEnd::Failed { .. } | EffectEnd::Judged { .. },
+        ) => Ending::Failed,
+    }
+}
+
+fn after_ensured(operation: &Operation) -> Phase {
+    match &operation.phase {
+        Phase::Stopping => links(operation),
+        Phase::LinkingConfiguration => Phase::Switching,
+        Phase::Switching => Phase::Starting,
+        Phase::Starting => Phase::Verifying,
+        // Neither comes here: a verification is always judged, and an ended operation is never stepped.
+        Phase::Verifying | Phase::Ended { .. } => operation.phase.clone(),
+    }
+}
+
+/// Gives the first phase of linking a release.
+fn links(operation: &Operation) -> Phase {
+    if operation.plan.configuration { Phase::LinkingConfiguration } else { Phase::Switching }
+}
+
+fn after_failure(operation: &mut Operation) -> Phase {
+    if operation.is_putting_back() {
+        return needs_operator(operation);
+    }
+    match operation.phase {
+        Phase::Stopping if operation.attempt == 0 && operation.recoveries == 0 => put_back(operation, Phase::Starting),
+        Phase::Stopping => needs_operator(operation),
+        Phase::LinkingConfiguration | Phase::Switching => {
+            let first = links(operation);
+            put_back(operation, first)
+        }
+        Phase::Starting if has_another(operation) => next_candidate(operation),
+        Phase::Starting => put_back(operation, Phase::Stopping),
+        // Neither comes here, as above.
+        Phase::Verifying | Phase::Ended { .. } => operation.phase.clone(),
+    }
+}
+
+fn after_judgement(operation: &mut Operation, verdict: Verdict, units_run: bool) -> Phase {
+    let Some(release) = operation.trying().cloned() else { return needs_operator(operation) };
+    if operation.is_putting_back() {
+        // What ran before was no better then: it is back as it was.
+        let is_back = match verdict {
+            Verdict::Passing => true,
+            Verdict::ReleaseBad | Verdict::EnvironmentBad | Verdict::Inconclusive => {
+                !verdict::is_healthy(&operation.plan.baseline)
+            }
+        };
+        if !is_back {
+            return needs_operator(operation);
+        }
+        let cause = first_failure(operation).unwrap_or_default();
+        return Phase::Ended { outcome: Outcome::PutBack { release, cause } };
+    }
+    match verdict {
+        Verdict::Passing => Phase::Ended { outcome: Outcome::Done { release } },
+        Verdict::ReleaseBad if has_another(operation) => next_candidate(operation),
+        Verdict::ReleaseBad if !units_run => put_back(operation, Phase::Stopping),
+        Verdict::ReleaseBad | Verdict::EnvironmentBad | Verdict::Inconclusive => {
+            let cause = causes(operation);
+            Phase::Ended { outcome: Outcome::Unverified { release, verdict, cause } }
         }
     }
 }
 
-/// Joins everything that failed, so that the last failure does not hide the first.
-fn causes(operation: &Operation) -> String {
-    let mut causes: Vec<String> = operation.steps.iter().filter_map(failure).collect();
-    causes.dedup();
-    if causes.is_empty() { "nothing was reported".to_owned() } else { causes.join("; then ") }
+fn has_another(operation: &Operation) -> bool {
+    operation.attempt + 1 < operation.plan.candidates.len()
 }
 
-fn end(mut operation: Operation, outcome: Outcome) -> Operation {
-    operation.phase = Phase::Ended { outcome };
-    operation
+fn next_candidate(operation: &mut Operation) -> Phase {
+    operation.attempt += 1;
+    Phase::Stopping
 }
 
-fn needs_operator(operation: Operation) -> Operation {
-    let outcome = Outcome::NeedsOperator { release: linked(&operation).cloned(), cause: causes(&operation) };
-    end(operation, outcome)
+/// Turns to the release that was left, beginning at a phase; without one an operator is needed.
+fn put_back(operation: &mut Operation, first: Phase) -> Phase {
+    if operation.plan.from.is_none() {
+        return needs_operator(operation);
+    }
+    operation.attempt = operation.plan.candidates.len();
+    first
 }
 
-/// Tells where `current` leads as far as the steps tell: the last release that was switched to, else the one left.
-fn linked(operation: &Operation) -> Option<&ReleaseId> {
-    let switched = operation.steps.iter().rev().find_map(|step| match (&step.effect, &step.end) {
-        (Effect::CurrentLinked { release }, EffectEnd::Ensured) => Some(Some(release)),
-        // A failed switch leaves it unknown.
-        (Effect::CurrentLinked { .. }, EffectEnd::Failed { .. } | EffectEnd::Judged { .. }) => Some(None),
+fn needs_operator(operation: &Operation) -> Phase {
+    Phase::Ended { outcome: Outcome::NeedsOperator { release: linked(operation), cause: causes(operation) } }
+}
+
+/// Tells where `current` leads in the phase that failed, as far as the recorded steps prove it.
+fn linked(operation: &Operation) -> Option<ReleaseId> {
+    match operation.phase {
+        // Both come only after the link was ensured in this attempt.
+        Phase::Starting | Phase::Verifying => operation.trying().cloned(),
+        Phase::Switching => None,
+        // A switch may have been made and not recorded before an agent died.
+        Phase::Stopping | Phase::LinkingConfiguration if operation.recoveries > 0 => None,
+        Phase::Stopping | Phase::LinkingConfiguration | Phase::Ended { .. } => {
+            operation.steps.iter().rev().find_map(switched).unwrap_or_else(|| operation.plan.from.clone())
+        }
+    }
+}
+
+/// Tells where the link leads after a switch: nobody knows when it failed.
+fn switched(step: &Step) -> Option<Option<ReleaseId>> {
+    match (&step.effect, &step.end) {
+        (Effect::CurrentLinked { release }, EffectEnd::Ensured) => Some(Some(release.clone())),
+        (Effect::CurrentLinked { .. }, EffectEnd::Judged { .. } | EffectEnd::Failed { .. }) => Some(None),
         (
             Effect::UnitsStopped { .. }
             | Effect::ConfigurationLinked { .. }
             | Effect::UnitsStarted { .. }
             | Effect::Verified { .. },
-            EffectEnd::Ensured | EffectEnd::Failed { .. } | EffectEnd::Judged { .. },
+            _,
         ) => None,
-    });
-    switched.unwrap_or(operation.plan.from.as_ref())
-}
-
-/// Puts the release that was left back, beginning at a phase; what was being put back already needs an operator.
-fn put_back(mut operation: Operation, phase: Phase) -> Operation {
-    if operation.is_putting_back() || operation.plan.from.is_none() {
-        return needs_operator(operation);
-    }
-    let untouched = operation.attempt == 0;
-    operation.attempt = operation.plan.candidates.len();
-    // After a failed stop of a later candidate the link leads to that candidate, so the whole way back is gone.
-    operation.phase = if untouched { phase } else { Phase::Stopping };
-    operation
-}
-
-fn next_candidate(mut operation: Operation) -> Operation {
-    if operation.is_putting_back() {
-        return needs_operator(operation);
-    }
-    if operation.attempt + 1 < operation.plan.candidates.len() {
-        operation.attempt += 1;
-        operation.phase = Phase::Stopping;
-        return operation;
-    }
-    put_back(operation, Phase::Stopping)
-}
-
-fn verified(operation: Operation, ending: EffectEnd) -> Operation {
-    let Some(release) = operation.trying().cloned() else { return needs_operator(operation) };
-    let verdict = match ending {
-        EffectEnd::Judged { verdict, .. } => verdict,
-        EffectEnd::Ensured | EffectEnd::Failed { .. } => Verdict::Inconclusive,
-    };
-    if operation.is_putting_back() {
-        let no_better_before = !is_healthy(&operation.plan.baseline);
-        return match verdict {
-            Verdict::Passing => {
-                let cause = causes(&operation);
-                end(operation, Outcome::PutBack { release, cause })
-            }
-            Verdict::ReleaseBad | Verdict::EnvironmentBad | Verdict::Inconclusive if no_better_before => {
-                let cause = causes(&operation);
-                end(operation, Outcome::PutBack { release, cause })
-            }
-            Verdict::ReleaseBad | Verdict::EnvironmentBad | Verdict::Inconclusive => needs_operator(operation),
-        };
-    }
-    match verdict {
-        Verdict::Passing => end(operation, Outcome::Done { release }),
-        Verdict::ReleaseBad if operation.attempt + 1 < operation.plan.candidates.len() => next_candidate(operation),
-        Verdict::ReleaseBad | Verdict::EnvironmentBad | Verdict::Inconclusive => {
-            let cause = causes(&operation);
-            end(operation, Outcome::Unverified { release, verdict, cause })
-        }
     }
 }

@@ -1,68 +1,107 @@
-//! Judges a release by its units and probes, relative to how the one before it did.
-//!
-//! | before | after | verdict |
-//! |---|---|---|
-//! | any | a unit does not run, or is not the same start of it as at the window's begin | `release_bad` |
-//! | passed, or never asked | a required probe fails | `release_bad` |
-//! | failed | the same required probe fails | `environment_bad` |
-//! | any | everything required passes | `passing` |
-//!
-//! `release_bad` wins over `environment_bad`. Advisory probes only report.
+//! Judges a release after a change, relative to how the component did before it.
 
 use crate::model::health::{Health, ProbeResult, UnitActive, UnitState, Verdict, Weight};
 
-fn required(probe: &ProbeResult) -> bool {
-    match probe.weight {
-        Weight::Required => true,
-        Weight::Advisory => false,
+/// Judges what runs now.
+///
+/// Takes the health before the change, the health at the end of the stability window, and the units' states right
+/// after the start, when the window began. Gives the verdict and its cause as one sentence, empty when it passes.
+///
+/// A unit that does not run, or that did not stay up with the same main process, is the release's fault. A required
+/// probe is compared with the baseline. Advisory probes never decide; when something else does, they are not named.
+#[must_use]
+pub fn judge(baseline: &Health, after: &Health, before_window: &[UnitState]) -> (Verdict, String) {
+    let mut release_bad: Vec<String> =
+        after.units.iter().filter_map(|unit| unit_failure(unit, before_window)).collect();
+    let mut environment_bad = Vec::new();
+    for probe in required(after).filter(|probe| !probe.passed) {
+        let failed_before = required(baseline).any(|before| before.name == probe.name && !before.passed);
+        let sentence = probe_failure(probe);
+        if failed_before {
+            environment_bad.push(format!("{sentence}, as before the change"));
+        } else {
+            release_bad.push(sentence);
+        }
+    }
+    let unasked = unasked(baseline, after, before_window);
+    if !release_bad.is_empty() {
+        (Verdict::ReleaseBad, release_bad.join("; "))
+    } else if !environment_bad.is_empty() {
+        (Verdict::EnvironmentBad, environment_bad.join("; "))
+    } else if !unasked.is_empty() {
+        (Verdict::Inconclusive, unasked.join("; "))
+    } else {
+        (Verdict::Passing, String::new())
     }
 }
 
-/// Tells whether all units run and every required probe that was asked passes.
+/// Tells whether all units run and every required probe passes; probes that were not run do not count.
 #[must_use]
 pub fn is_healthy(health: &Health) -> bool {
+    units_run(health) && required(health).all(|probe| probe.passed)
+}
+
+/// Tells whether all units run, whatever the probes say.
+pub(super) fn units_run(health: &Health) -> bool {
     health.units.iter().all(|unit| unit.active == UnitActive::Active)
-        && health.probes.iter().all(|probe| probe.passed || !required(probe))
 }
 
-/// Judges, and says why in one sentence, which is empty for `passing`.
-///
-/// `window` holds the units' states at the begin of the stability window.
-#[must_use]
-pub fn judge(baseline: &Health, after: &Health, window: &[UnitState]) -> (Verdict, String) {
-    if let Some(cause) = after.units.iter().find_map(|unit| unstable(unit, window)) {
-        return (Verdict::ReleaseBad, cause);
-    }
-    let failed: Vec<&ProbeResult> = after.probes.iter().filter(|p| required(p) && !p.passed).collect();
-    let failed_before =
-        |probe: &ProbeResult| baseline.probes.iter().any(|before| before.name == probe.name && !before.passed);
-    let say = |probe: &ProbeResult| format!("probe `{}` fails: {}", probe.name, probe.detail);
-    if let Some(probe) = failed.iter().find(|probe| !failed_before(probe)) {
-        return (Verdict::ReleaseBad, say(probe));
-    }
-    if let Some(probe) = failed.first() {
-        return (Verdict::EnvironmentBad, format!("{}, as it did before", say(probe)));
-    }
-    if after.units.is_empty() {
-        return (Verdict::Inconclusive, "no unit could be asked".to_owned());
-    }
-    (Verdict::Passing, String::new())
+/// Names what is wrong in a health that was recorded without the states of its window's begin; empty when nothing is.
+pub(super) fn failures(health: &Health) -> Vec<String> {
+    let mut all: Vec<String> = health.units.iter().filter_map(|unit| unit_failure(unit, &[])).collect();
+    all.extend(required(health).filter(|probe| !probe.passed).map(probe_failure));
+    all
 }
 
-fn unstable(unit: &UnitState, window: &[UnitState]) -> Option<String> {
+fn required(health: &Health) -> impl Iterator<Item = &ProbeResult> {
+    health.probes.iter().filter(|probe| probe.weight == Weight::Required)
+}
+
+fn probe_failure(probe: &ProbeResult) -> String {
+    format!("probe `{}` fails: {}", probe.name, probe.detail)
+}
+
+fn unit_failure(unit: &UnitState, before_window: &[UnitState]) -> Option<String> {
     let name = &unit.name;
     if unit.active != UnitActive::Active {
-        return Some(format!("unit `{name}` does not run: it is {}", unit.sub));
+        return Some(format!("unit `{name}` is {} ({})", active(unit.active), unit.sub));
     }
-    let begin = window.iter().find(|begin| begin.name == *name)?;
-    if begin.active != UnitActive::Active {
-        return Some(format!("unit `{name}` did not run when the stability window began: it was {}", begin.sub));
+    let before = before_window.iter().find(|before| before.name == unit.name)?;
+    if unit.restarts != before.restarts {
+        return Some(format!("unit `{name}` was restarted by its manager while it was watched"));
     }
-    if unit.restarts != begin.restarts {
-        return Some(format!("unit `{name}` was restarted {} times", unit.restarts.saturating_sub(begin.restarts)));
+    if unit.invocation != before.invocation {
+        return Some(format!("unit `{name}` was started again while it was watched"));
     }
-    if unit.invocation != begin.invocation || unit.main_pid != begin.main_pid {
-        return Some(format!("unit `{name}` is not the start that is verified: its main process changed"));
+    if unit.main_pid != before.main_pid {
+        return Some(format!("the main process of unit `{name}` changed while it was watched"));
     }
     None
+}
+
+fn unasked(baseline: &Health, after: &Health, before_window: &[UnitState]) -> Vec<String> {
+    let mut all: Vec<String> = before_window
+        .iter()
+        .filter(|before| after.units.iter().all(|unit| unit.name != before.name))
+        .map(|before| format!("the state of unit `{}` is not known", before.name))
+        .collect();
+    all.extend(
+        required(baseline)
+            .filter(|before| after.probes.iter().all(|probe| probe.name != before.name))
+            .map(|before| format!("probe `{}` was not asked", before.name)),
+    );
+    if after.units.is_empty() && required(after).next().is_none() && all.is_empty() {
+        all.push("there is neither a unit nor a required probe to ask".to_owned());
+    }
+    all
+}
+
+fn active(active: UnitActive) -> &'static str {
+    match active {
+        UnitActive::Active => "active",
+        UnitActive::Activating => "still starting",
+        UnitActive::Deactivating => "stopping",
+        UnitActive::Inactive => "not running",
+        UnitActive::Failed => "failed",
+    }
 }

@@ -61,8 +61,8 @@ impl Drop for Demo {
         for agent in &mut self.agents {
             let pid = nix::unistd::Pid::from_raw(agent.id().cast_signed());
             // An agent that has ended already is no error.
-            drop(nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM));
-            drop(agent.wait());
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).ok();
+            agent.wait().ok();
         }
         end_services(&self.root);
         drop(std::fs::remove_dir_all(&self.root));
@@ -299,7 +299,7 @@ fn end_services(root: &Path) {
     });
     for pid in services {
         // One that has ended already is no error.
-        drop(nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM));
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM).ok();
     }
 }
 
@@ -314,7 +314,7 @@ fn stop(session: &Session, root: &Path) -> Result<u8, CommandError> {
         let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
         // The number may belong to somebody else by now.
         if program.ends_with("rb-agent") {
-            drop(nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM));
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM).ok();
         }
     }
     end_services(&root);

@@ -82,7 +82,7 @@ fn row(environment: &Environment, counts: &Counts) -> Vec<String> {
     let mut reasons: Vec<_> = counts.reasons.iter().collect();
     reasons.sort_by(|a, b| b.1.cmp(a.1));
     let reasons: Vec<String> = reasons.into_iter().take(3).map(|(reason, n)| format!("{n}× {reason}")).collect();
-    vec![environment.to_string(), rate, results.join(", "), time(50), time(95), time(99), reasons.join("; ")]
+    vec![environment.to_string(), rate, results.join(", "), time(50.0), time(95.0), time(99.0), reasons.join("; ")]
 }
 
 /// Runs the command.
@@ -127,9 +127,9 @@ fn print(session: &Session, merged: &ByEnvironment, errors: BTreeMap<String, Com
         let one = |counts: &Counts| EnvironmentAnswer {
             success_rate: counts.success_rate(),
             results: counts.results.clone(),
-            p50_ms: counts.percentile(50),
-            p95_ms: counts.percentile(95),
-            p99_ms: counts.percentile(99),
+            p50_ms: counts.percentile(50.0),
+            p95_ms: counts.percentile(95.0),
+            p99_ms: counts.percentile(99.0),
             reasons: counts.reasons.clone(),
         };
         let environments = merged.iter().map(|(name, counts)| (name.to_string(), one(counts))).collect();

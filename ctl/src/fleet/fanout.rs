@@ -1,6 +1,5 @@
 //! Asks many agents at once: bounded, with one outcome per host, in the order of the hosts.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -31,7 +31,7 @@ fn draw(out: &mut String, nodes: &[Node], indent: &str) {
         let last = at + 1 == nodes.len();
         let (branch, below) = if last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
         // Writing to a string cannot fail.
-        drop(writeln!(out, "{indent}{branch}{}", node.text));
+        writeln!(out, "{indent}{branch}{}", node.text).ok();
         draw(out, &node.below, &format!("{indent}{below}"));
     }
 }
