@@ -1,6 +1,7 @@
 //! What is done before serving: adopt what is on disk, and converge what a crash has interrupted.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rollback::chain::Chain;
 use rollback::engine::recover::{Recovery, recover};
@@ -10,7 +11,7 @@ use rollback::model::record::Record;
 use rollback::model::release::Integrity;
 
 use super::Driver;
-use crate::config::Component;
+use crate::config::{Backend, Component};
 use crate::observe::blocking;
 
 impl Driver {
@@ -35,6 +36,18 @@ impl Driver {
         }
         self.set_problems(problems.clone());
         problems
+    }
+
+    /// Starts the units of components whose service manager is the agent itself, as systemd starts its own at boot.
+    pub async fn start_own_units(&self) {
+        for component in self.select_all(None, None) {
+            let limit = Duration::from_millis(component.timeouts.start_ms);
+            if matches!(component.backend, Backend::Process { .. })
+                && let Err(error) = self.inner.ports.units.start(&component, &component.units, limit).await
+            {
+                tracing::error!(component = %component.name, "{}", Chain(&error));
+            }
+        }
     }
 
     async fn adopt(&self, component: &Component, problems: &mut Vec<String>) -> Result<(), String> {

@@ -72,7 +72,7 @@ mod tests {
         assert_eq!(duration(4_600), "4.6 ms");
         assert_eq!(duration(2_100_000), "2.10 s");
         let now = Timestamp::from_second(1_000_000).expect("in range");
-        let ago = |seconds| Timestamp::from_second(1_000_000 - seconds).expect("in range");
+        let ago = |seconds: i64| Timestamp::from_second(1_000_000 - seconds).expect("in range");
         assert_eq!(age(ago(59), now), "59s");
         assert_eq!(age(ago(3_599), now), "59m");
         assert_eq!(age(ago(400_000), now), "4d");
