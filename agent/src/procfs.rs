@@ -2,8 +2,8 @@
 #![expect(clippy::disallowed_methods, reason = "this module reads /proc")]
 
 use nix::errno::Errno;
-use nix::sys::signal::{kill, killpg, Signal};
-use nix::unistd::{getpgid, Pid};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::{Pid, getpgid};
 
 /// Tells when a process started, in clock ticks since boot; none when it is gone or only waits to be reaped.
 ///

@@ -9,9 +9,9 @@ use rollback::model::text::sanitize;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout, Instant};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::{no_answer, Seen};
+use super::{Seen, no_answer};
 use crate::config::{Component, ExecProbe};
 use crate::procfs;
 
@@ -70,7 +70,9 @@ pub(super) async fn ask(component: &Component, probe: &ExecProbe, limit: Duratio
     let mut command = Command::new(program);
     command.args(arguments).current_dir("/").env_clear().process_group(0);
     command.env("PATH", PATH).env("LANG", "C.UTF-8").env(MARK, &mark);
-    command.env("ROLLBACK_COMPONENT", component.name.as_str()).env("ROLLBACK_ENVIRONMENT", component.environment.as_str());
+    command
+        .env("ROLLBACK_COMPONENT", component.name.as_str())
+        .env("ROLLBACK_ENVIRONMENT", component.environment.as_str());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().map_err(|error| format!("cannot run `{program}`: {error}"))?;
     let family = Family { leader: child.id(), mark: format!("{MARK}={mark}") };

@@ -3,10 +3,10 @@
 use std::error::Error;
 use std::sync::{Arc, OnceLock};
 
-use reqwest::{redirect, ClientBuilder, Response};
+use reqwest::{ClientBuilder, Response, redirect};
 use rollback::chain::Chain;
 
-use super::{io_words, Seen};
+use super::{Seen, io_words};
 use crate::config::HttpProbe;
 
 /// Bytes of a body that are searched: a health page is small, and one that streams for ever is cut here.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rollback::model::health::ProbeResult;
 use rollback::model::text::sanitize;
-use tokio::time::{sleep, timeout, Instant};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::{Component, Probe, ProbeKind};
 use crate::ports::{Prober, Units};

@@ -2,7 +2,7 @@
 
 use tokio::net::TcpStream;
 
-use super::{io_words, Seen};
+use super::{Seen, io_words};
 use crate::config::TcpProbe;
 
 /// Passes when a connection is made; it is closed at once.

@@ -20,7 +20,7 @@ use rollback::model::health::{UnitActive, UnitLoad, UnitState};
 use rollback::model::ids::UnitName;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use tokio::time::{sleep, Instant};
+use tokio::time::{Instant, sleep};
 
 use crate::config::{Backend, Component};
 use crate::ports::{PortError, Units};

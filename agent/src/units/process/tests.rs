@@ -124,8 +124,7 @@ async fn what_left_the_process_group_is_stopped_as_well() {
 
 #[tokio::test]
 async fn process_that_ends_by_itself_is_failed_or_inactive_by_its_status() {
-    for (script, active, sub) in
-        [("exit 3", UnitActive::Failed, "failed"), ("exit 0", UnitActive::Inactive, "exited")]
+    for (script, active, sub) in [("exit 3", UnitActive::Failed, "failed"), ("exit 0", UnitActive::Inactive, "exited")]
     {
         let world = World::new(&format!("read x < /dev/null; {script}"));
         let processes = Processes::default();
