@@ -314,6 +314,55 @@ async fn bus_that_dies_during_a_job_does_not_lose_its_end() {
     assert_eq!(unit.state(&systemd).await.active, UnitActive::Active);
 }
 
+#[tokio::test]
+async fn stop_that_somebody_else_replaces_is_asked_for_again() {
+    let Some(_host) = host("stop_that_somebody_else_replaces_is_asked_for_again").await else { return };
+    let unit = Unit::new("rival", "Type=exec\nExecStart=/bin/sleep infinity\nExecStop=/bin/sleep 0.5");
+    let (systemd, rival) = (Systemd::default(), Systemd::default());
+    unit.start(&systemd).await.expect("it starts");
+    let (stopped, ()) = tokio::join!(unit.stop(&systemd), async {
+        while unit.state(&rival).await.active != UnitActive::Deactivating {}
+        systemctl(&["start", "--no-block", unit.name.as_str()]);
+    });
+    stopped.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    assert_eq!(unit.state(&systemd).await.active, UnitActive::Inactive);
+}
+
+/// PID 1 taken off the processor; put back at the end.
+struct Frozen;
+
+impl Frozen {
+    const SWITCH: &str = "/sys/fs/cgroup/init.scope/cgroup.freeze";
+
+    fn new() -> std::io::Result<Self> {
+        std::fs::write(Self::SWITCH, "1").map(|()| Self)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        std::fs::write(Self::SWITCH, "0").ok();
+    }
+}
+
+#[tokio::test]
+async fn manager_that_does_not_answer_is_an_error_by_the_deadline() {
+    let Some(_host) = host("manager_that_does_not_answer_is_an_error_by_the_deadline").await else { return };
+    let unit = Unit::new("frozen", "ExecStart=/bin/sleep infinity");
+    let systemd = Systemd::default();
+    unit.start(&systemd).await.expect("it starts");
+    let frozen = Frozen::new().expect("PID 1 has a cgroup of its own");
+    let began = Instant::now();
+    let unconnected = Systemd::default();
+    let (known, unknown) = tokio::join!(unit.stop(&systemd), unit.stop(&unconnected));
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    for error in [known.expect_err("it cannot be stopped"), unknown.expect_err("it cannot be stopped")] {
+        assert!(chain(&error).ends_with("systemd did not answer within 5000 ms"), "{}", chain(&error));
+    }
+    drop(frozen);
+    unit.stop(&systemd).await.expect("it stops");
+}
+
 /// Stops and starts by bare calls over the system bus: the floor under every measurement.
 async fn bare_round(manager: &zbus::Proxy<'_>, ends: &mut zbus::proxy::SignalStream<'_>, unit: &UnitName) {
     for method in ["StopUnit", "StartUnit"] {

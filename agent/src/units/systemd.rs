@@ -140,15 +140,16 @@ impl Systemd {
     }
 
     async fn stop_one(&self, unit: &UnitName, limit: Duration) -> Result<(), PortError> {
-        let failed = |error| PortError::failed(format!("cannot stop unit `{unit}`"), error);
+        let attempt = || format!("cannot stop unit `{unit}`");
+        let failed = |error| PortError::failed(attempt(), error);
         for _ in 0..STOP_TRIES_MAX {
-            let (mut job, group) =
-                match self.call(|bus| async move { bus.stop(unit).await }, || systemctl::stop(unit)).await {
-                    Ok(made) => made,
-                    // The manager does not know it, or will not touch it: its state tells whether that is well.
-                    Err(BusError::Refused(_)) => break,
-                    Err(error) => return Err(failed(error)),
-                };
+            let made = self.call(|bus| async move { bus.stop(unit).await }, || systemctl::stop(unit)).await;
+            let (mut job, group) = match made {
+                Ok(made) => made,
+                // A unit that the manager does not know does not run either.
+                Err(BusError::Refused(_)) if is_down(self.active(unit).await.map_err(failed)?) => return Ok(()),
+                Err(error) => return Err(failed(error)),
+            };
             let mut end = job.end(limit).await;
             if end == JobEnd::Late {
                 tracing::warn!(unit = %unit, limit_ms = millis(limit), "unit did not stop in time and is killed");
@@ -163,9 +164,10 @@ impl Systemd {
                     self.settle(unit, limit).await.map_err(failed)?;
                 }
             }
-            break;
+            return self.sweep(unit).await;
         }
-        self.sweep(unit).await
+        let found = format!("jobs of somebody else replaced it {STOP_TRIES_MAX} times");
+        Err(PortError::Unfit { attempt: attempt(), found })
     }
 
     /// Kills what a unit left behind, and ensures that it is down.
@@ -179,8 +181,7 @@ impl Systemd {
                     Err(BusError::Refused(_)) => Vec::new(),
                     Err(error) => return Err(failed(error)),
                 };
-            let is_down = matches!(self.active(unit).await.map_err(failed)?, UnitActive::Inactive | UnitActive::Failed);
-            if is_down && left.is_empty() {
+            if left.is_empty() && is_down(self.active(unit).await.map_err(failed)?) {
                 return Ok(());
             }
             let found = described(&left);
@@ -268,6 +269,10 @@ fn unread(unit: &UnitName, error: BusError) -> PortError {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn is_down(active: UnitActive) -> bool {
+    matches!(active, UnitActive::Inactive | UnitActive::Failed)
 }
 
 fn described(processes: &[(u32, String)]) -> String {

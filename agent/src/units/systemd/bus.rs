@@ -309,15 +309,11 @@ async fn within<T>(limit: Duration, call: impl Future<Output = zbus::Result<T>>)
 /// Names the object of a unit: letters and digits stand for themselves, all else (and a digit in front) as `_` and two
 /// hexadecimal digits.
 fn object_path(unit: &UnitName) -> String {
-    let mut path = format!("{PATH}/unit/");
-    for (index, byte) in unit.as_str().bytes().enumerate() {
-        if byte.is_ascii_alphabetic() || (index > 0 && byte.is_ascii_digit()) {
-            path.push(char::from(byte));
-        } else {
-            path.push_str(&format!("_{byte:02x}"));
-        }
-    }
-    path
+    let escaped = unit.as_str().bytes().enumerate().map(|(index, byte)| {
+        let stands_for_itself = byte.is_ascii_alphabetic() || (index > 0 && byte.is_ascii_digit());
+        if stands_for_itself { char::from(byte).to_string() } else { format!("_{byte:02x}") }
+    });
+    format!("{PATH}/unit/{}", escaped.collect::<String>())
 }
 
 #[cfg(test)]
