@@ -1,6 +1,7 @@
 //! systemd as service manager: jobs over D-Bus and their ends; decides only what "stopped" and "started" mean.
 
 mod bus;
+mod systemctl;
 
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +14,7 @@ use rollback::model::ids::UnitName;
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, sleep, timeout};
 
-use self::bus::{Bus, BusError, JobEnd, Properties, Route};
+use self::bus::{Bus, BusError, Job, JobEnd, Properties};
 use crate::config::Component;
 use crate::ports::{PortError, Units};
 
@@ -24,12 +25,10 @@ const KILL_LIMIT: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// How often a stop is asked for again when somebody else's job replaced it: more is a fight, and an operator's matter.
 const STOP_TRIES_MAX: u32 = 3;
-/// First pause before connecting again; doubled each time.
+/// First pause before a manager that no way leads to is tried again; doubled each time.
 const RECONNECT_FIRST: Duration = Duration::from_millis(20);
-/// How long connecting again is tried in one call: a bus daemon that is restarted is back in well under a second.
+/// How long that is tried in one call: a bus daemon that is restarted is back in well under a second.
 const RECONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// How often one call moves on to a new connection: once for the dead one, once for one that dies during a restart.
-const CONNECTIONS_MAX: u32 = 3;
 /// Longest wait for `journalctl`, whose lines are welcome but never needed.
 const LOG_LIMIT: Duration = Duration::from_secs(2);
 /// Bytes of log that are kept while reading: the newest, enough for every line that evidence holds.
@@ -39,8 +38,8 @@ const LOG_LINE_BYTES_MAX: usize = 2_048;
 /// Processes named in an error at most.
 const PROCESSES_NAMED_MAX: usize = 3;
 
-/// systemd of this host. Connects when first asked, and again whenever the connection died: as root over PID 1's own
-/// socket, so that no bus daemon is needed, else over the system bus. Nothing of it survives the agent, nor needs to.
+/// systemd of this host, over the system bus; while that is dead, by `systemctl`, which needs root then. Connects when
+/// first asked, and again whenever the connection died. Nothing of it survives the agent, nor needs to.
 #[derive(Debug, Default)]
 pub struct Systemd {
     bus: Mutex<Option<Arc<Bus>>>,
@@ -77,45 +76,38 @@ impl Units for Systemd {
 }
 
 impl Systemd {
-    /// Gives the connection, and makes a new one when the old one is dead: with a growing pause, until the limit.
+    /// Gives the connection, and makes a new one when the old one is dead.
     async fn bus(&self) -> Result<Arc<Bus>, BusError> {
         let known = self.bus.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(bus) = known.filter(|bus| bus.is_alive()) {
             return Ok(bus);
         }
+        let bus = Arc::new(Bus::connect().await?);
+        *self.bus.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&bus));
+        Ok(bus)
+    }
+
+    /// Calls the manager over the bus; when that is dead, by the tool; when that does not reach it either, both ways
+    /// again with a growing pause, until the limit. Every call is harmless twice.
+    async fn call<T, B, F>(&self, over_bus: impl Fn(Arc<Bus>) -> B, tool: impl Fn() -> F) -> Result<T, BusError>
+    where
+        B: Future<Output = Result<T, BusError>>,
+        F: Future<Output = Result<T, BusError>>,
+    {
         let deadline = Instant::now() + RECONNECT_LIMIT;
         let mut pause = RECONNECT_FIRST;
         loop {
-            let connected = match Bus::connect(Route::Private).await {
-                Ok(bus) => Ok(bus),
-                Err(_) => Bus::connect(Route::System).await,
-            };
-            match connected {
-                Ok(bus) => {
-                    let bus = Arc::new(bus);
-                    *self.bus.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&bus));
-                    return Ok(bus);
+            if let Ok(bus) = self.bus().await {
+                match over_bus(Arc::clone(&bus)).await {
+                    Err(BusError::Gone(_)) => self.forget(&bus),
+                    answer => return answer,
                 }
-                Err(error) if Instant::now() + pause >= deadline => return Err(error),
-                Err(_) => sleep(pause).await,
             }
-            pause *= 2;
-        }
-    }
-
-    /// Calls the manager; over a new connection when the one that was known turns out dead. Every call is harmless twice.
-    async fn call<T, F>(&self, call: impl Fn(Arc<Bus>) -> F) -> Result<T, BusError>
-    where
-        F: Future<Output = Result<T, BusError>>,
-    {
-        let mut connections = 0;
-        loop {
-            let bus = self.bus().await?;
-            connections += 1;
-            match call(Arc::clone(&bus)).await {
-                Err(BusError::Gone(_)) if connections < CONNECTIONS_MAX => self.forget(&bus),
+            match tool().await {
+                Err(BusError::Gone(_)) if Instant::now() + pause < deadline => sleep(pause).await,
                 answer => return answer,
             }
+            pause *= 2;
         }
     }
 
@@ -127,7 +119,7 @@ impl Systemd {
     }
 
     async fn properties(&self, unit: &UnitName) -> Result<Properties, BusError> {
-        self.call(|bus| async move { bus.properties(unit).await }).await
+        self.call(|bus| async move { bus.properties(unit).await }, || systemctl::properties(unit)).await
     }
 
     async fn active(&self, unit: &UnitName) -> Result<UnitActive, BusError> {
@@ -149,46 +141,47 @@ impl Systemd {
 
     async fn stop_one(&self, unit: &UnitName, limit: Duration) -> Result<(), PortError> {
         let attempt = || format!("cannot stop unit `{unit}`");
-        let mut is_down = false;
+        let failed = |error| PortError::failed(attempt(), error);
         for _ in 0..STOP_TRIES_MAX {
-            let mut job = match self.call(|bus| async move { bus.stop(unit).await }).await {
-                Ok(job) => job,
-                // The manager does not know it, or will not touch it: its state tells whether that is well.
-                Err(BusError::Refused(_)) => break,
-                Err(error) => return Err(PortError::failed(attempt(), error)),
+            let made = self.call(|bus| async move { bus.stop(unit).await }, || systemctl::stop(unit)).await;
+            let (mut job, group) = match made {
+                Ok(made) => made,
+                // A unit that the manager does not know does not run either.
+                Err(BusError::Refused(_)) if is_down(self.active(unit).await.map_err(failed)?) => return Ok(()),
+                Err(error) => return Err(failed(error)),
             };
             let mut end = job.end(limit).await;
             if end == JobEnd::Late {
                 tracing::warn!(unit = %unit, limit_ms = millis(limit), "unit did not stop in time and is killed");
-                self.kill(unit).await.map_err(|error| PortError::failed(attempt(), error))?;
+                self.kill(unit).await.map_err(failed)?;
                 end = job.end(KILL_LIMIT).await;
             }
             match end {
-                JobEnd::Ended(result) if result == "done" => is_down = true,
+                JobEnd::Ended(result) if result == "done" && systemctl::is_empty(&group) => return Ok(()),
                 JobEnd::Ended(result) if result == "canceled" => continue,
                 JobEnd::Ended(_) | JobEnd::Late => {}
                 JobEnd::Lost => {
-                    self.settle(unit, limit).await.map_err(|error| PortError::failed(attempt(), error))?;
+                    self.settle(unit, limit).await.map_err(failed)?;
                 }
             }
-            break;
+            return self.sweep(unit).await;
         }
-        self.sweep(unit, is_down).await
+        let found = format!("jobs of somebody else replaced it {STOP_TRIES_MAX} times");
+        Err(PortError::Unfit { attempt: attempt(), found })
     }
 
     /// Kills what a unit left behind, and ensures that it is down.
-    async fn sweep(&self, unit: &UnitName, mut is_down: bool) -> Result<(), PortError> {
+    async fn sweep(&self, unit: &UnitName) -> Result<(), PortError> {
         let failed = |error| PortError::failed(format!("cannot stop unit `{unit}`"), error);
         let deadline = Instant::now() + KILL_LIMIT;
         loop {
-            let left = match self.call(|bus| async move { bus.processes(unit).await }).await {
-                Ok(left) => left,
-                Err(BusError::Refused(_)) => Vec::new(),
-                Err(error) => return Err(failed(error)),
-            };
-            is_down = is_down
-                || matches!(self.active(unit).await.map_err(failed)?, UnitActive::Inactive | UnitActive::Failed);
-            if is_down && left.is_empty() {
+            let left =
+                match self.call(|bus| async move { bus.processes(unit).await }, || systemctl::processes(unit)).await {
+                    Ok(left) => left,
+                    Err(BusError::Refused(_)) => Vec::new(),
+                    Err(error) => return Err(failed(error)),
+                };
+            if left.is_empty() && is_down(self.active(unit).await.map_err(failed)?) {
                 return Ok(());
             }
             let found = described(&left);
@@ -204,7 +197,7 @@ impl Systemd {
 
     /// Kills every process of a unit; that there is none (any more) is well.
     async fn kill(&self, unit: &UnitName) -> Result<(), BusError> {
-        match self.call(|bus| async move { bus.kill(unit).await }).await {
+        match self.call(|bus| async move { bus.kill(unit).await }, || systemctl::kill(unit)).await {
             Err(BusError::Refused(_)) => Ok(()),
             answer => answer,
         }
@@ -212,11 +205,16 @@ impl Systemd {
 
     /// Has the manager read its files again, once, when those of any of the units changed.
     async fn reload_outdated(&self, units: &[UnitName]) -> Result<(), PortError> {
-        let asked =
-            join_all(units.iter().map(|unit| self.call(move |bus| async move { bus.is_outdated(unit).await }))).await;
+        let asked = join_all(units.iter().map(|unit| {
+            self.call(
+                move |bus| async move { bus.is_outdated(unit).await },
+                move || async move { Ok(systemctl::properties(unit).await?.text("NeedDaemonReload") == "yes") },
+            )
+        }))
+        .await;
         for (unit, outdated) in units.iter().zip(asked) {
             if outdated.map_err(|error| unread(unit, error))? {
-                let reloaded = self.call(|bus| async move { bus.reload().await }).await;
+                let reloaded = self.call(|bus| async move { bus.reload().await }, systemctl::reload).await;
                 return reloaded.map_err(|error| PortError::failed("cannot reload systemd's unit files", error));
             }
         }
@@ -226,7 +224,8 @@ impl Systemd {
     async fn start_one(&self, unit: &UnitName, limit: Duration) -> Result<(), PortError> {
         let attempt = || format!("cannot start unit `{unit}`");
         let failed = |error| PortError::failed(attempt(), error);
-        let mut job = self.call(|bus| async move { bus.start(unit).await }).await.map_err(failed)?;
+        let mut job =
+            self.call(|bus| async move { bus.start(unit).await }, || systemctl::start(unit)).await.map_err(failed)?;
         let why = match job.end(limit).await {
             JobEnd::Ended(result) if result == "done" => return Ok(()),
             JobEnd::Ended(result) => format!("its job ended as {result}"),
@@ -235,12 +234,9 @@ impl Systemd {
                 _ => "the end of its job was missed".to_owned(),
             },
             JobEnd::Late => {
-                if let Some(id) = job.id() {
-                    let cancelled = self.call(|bus| async move { bus.cancel(id).await }).await;
-                    // Refused: it ended in the meantime, too late all the same.
-                    if let Err(error @ (BusError::Gone(_) | BusError::Silent(_))) = cancelled {
-                        return Err(failed(error));
-                    }
+                // Refused: it ended in the meantime, too late all the same.
+                if let Err(error @ (BusError::Gone(_) | BusError::Silent(_))) = self.cancel(unit, &job).await {
+                    return Err(failed(error));
                 }
                 return Err(PortError::Deadline { attempt: attempt(), limit_ms: millis(limit) });
             }
@@ -251,9 +247,19 @@ impl Systemd {
             properties.text("ActiveState"),
             properties.text("SubState"),
             properties.text("Result"),
-            properties.number("ExecMainStatus").unwrap_or_default()
+            properties.number("ExecMainStatus")
         );
         Err(PortError::Unfit { attempt: attempt(), found })
+    }
+
+    /// Cancels a job; by its unit when it was not made over the bus.
+    async fn cancel(&self, unit: &UnitName, job: &Job) -> Result<(), BusError> {
+        match job {
+            Job::Bus { path, .. } => {
+                self.call(|bus| async move { bus.cancel(path).await }, || systemctl::cancel(unit)).await
+            }
+            Job::Tool(_) => systemctl::cancel(unit).await,
+        }
     }
 }
 
@@ -263,6 +269,10 @@ fn unread(unit: &UnitName, error: BusError) -> PortError {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn is_down(active: UnitActive) -> bool {
+    matches!(active, UnitActive::Inactive | UnitActive::Failed)
 }
 
 fn described(processes: &[(u32, String)]) -> String {
@@ -277,7 +287,6 @@ fn described(processes: &[(u32, String)]) -> String {
 }
 
 fn state(unit: &UnitName, properties: &Properties) -> UnitState {
-    let count = |name| properties.number(name).and_then(|number| u32::try_from(number).ok());
     UnitState {
         name: unit.clone(),
         load: match properties.text("LoadState") {
@@ -288,9 +297,9 @@ fn state(unit: &UnitName, properties: &Properties) -> UnitState {
         },
         active: active(properties.text("ActiveState")),
         sub: properties.text("SubState").to_owned(),
-        main_pid: count("MainPID").filter(|pid| *pid != 0),
-        invocation: properties.hex("InvocationID"),
-        restarts: count("NRestarts").unwrap_or_default(),
+        main_pid: Some(properties.number("MainPID")).filter(|pid| *pid != 0),
+        invocation: properties.text("InvocationID").to_owned(),
+        restarts: properties.number("NRestarts"),
     }
 }
 

@@ -179,9 +179,7 @@ fn set_up(session: &Session, demo: &mut Demo) -> Result<Vec<String>, CommandErro
     let name: HostName = "you".parse().map_err(|error| CommandError::failed(&error))?;
     let operator = Order::Operator { name, roles: BTreeSet::from([Role::Operator, Role::Admin]), scope: Scope::All };
     pki.issue(operator, None, None, now).map_err(bad)?;
-    let mut config = format!(
-        "current_context = \"demo\"\n\n[contexts.demo]\ndomain = \"demo\"\nauthority = \"pki/ca.crt\"\ncertificate = \"pki/operators/you.crt\"\nkey = \"pki/operators/you.key\"\n\n[contexts.demo.hosts]\n"
-    );
+    let mut config = "current_context = \"demo\"\n\n[contexts.demo]\ndomain = \"demo\"\nauthority = \"pki/ca.crt\"\ncertificate = \"pki/operators/you.crt\"\nkey = \"pki/operators/you.key\"\n\n[contexts.demo.hosts]\n".to_owned();
     let mut names = Vec::new();
     for number in 1..=HOSTS {
         let name = format!("host{number}");

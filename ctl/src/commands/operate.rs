@@ -57,7 +57,7 @@ pub async fn run(session: &Session, fleet: &Fleet, requests: Vec<(Target, What)>
         let (what, bar) = (find(&target), bar.clone());
         async move {
             let what = what.ok_or_else(|| CommandError::new(ErrorKind::Failed, "this host has no plan"))?;
-            follow(session, fleet, client, target, what, &bar).await
+            follow(&Teller { session, bar: &bar }, fleet, client, target, what).await
         }
     });
     let outcomes = tokio::select! {
@@ -91,18 +91,23 @@ fn spinner() -> ProgressBar {
     bar
 }
 
+/// Where progress is told.
+struct Teller<'a> {
+    session: &'a Session,
+    bar: &'a ProgressBar,
+}
+
 async fn follow(
-    session: &Session,
+    teller: &Teller<'_>,
     fleet: &Fleet,
     mut client: Client,
     target: Target,
     what: What,
-    bar: &ProgressBar,
 ) -> Result<Ended, CommandError> {
     let host = host_name(&target);
     let mut left = RECONNECTS_MAX;
     loop {
-        let lost = match once(session, &mut client, &host, what.clone(), bar).await {
+        let lost = match once(teller, &mut client, &host, what.clone()).await {
             Ok(operation) => return Ok(Ended { operation }),
             Err(error) if error.kind == ErrorKind::Unreachable => error,
             Err(error) => return Err(error),
@@ -113,7 +118,7 @@ async fn follow(
                 return Err(lost.hint(format!("`rbctl show {}` tells how it ended once the agent answers", id(&what))));
             }
             left -= 1;
-            say(session, bar, &host, "the connection was lost; connecting again");
+            teller.say(&host, "the connection was lost; connecting again");
             tokio::time::sleep(RECONNECT_PAUSE).await;
             if let Ok(client) = fleet.connect(&target).await {
                 break client;
@@ -122,18 +127,12 @@ async fn follow(
     }
 }
 
-async fn once(
-    session: &Session,
-    client: &mut Client,
-    host: &str,
-    what: What,
-    bar: &ProgressBar,
-) -> Result<Operation, CommandError> {
+async fn once(teller: &Teller<'_>, client: &mut Client, host: &str, what: What) -> Result<Operation, CommandError> {
     let mut events = client.rollback(v1::RollbackRequest { what: Some(what) }).await?.into_inner();
     while let Some(event) = events.next().await {
         let event = event?;
         if !event.doing.is_empty() {
-            say(session, bar, host, &event.doing);
+            teller.say(host, &event.doing);
         }
         let wire = event
             .operation
@@ -146,11 +145,13 @@ async fn once(
     Err(CommandError::new(ErrorKind::Unreachable, "the agent ended the stream before the operation ended"))
 }
 
-fn say(session: &Session, bar: &ProgressBar, host: &str, text: &str) {
-    let line = format!("{}: {}", safe(host), safe(text));
-    if bar.is_hidden() {
-        session.printer.say(&line);
-    } else {
-        bar.set_message(line);
+impl Teller<'_> {
+    fn say(&self, host: &str, text: &str) {
+        let line = format!("{}: {}", safe(host), safe(text));
+        if self.bar.is_hidden() {
+            self.session.printer.say(&line);
+        } else {
+            self.bar.set_message(line);
+        }
     }
 }

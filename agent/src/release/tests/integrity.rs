@@ -10,7 +10,10 @@ use super::*;
 
 type Tamper = fn(&Path);
 
-const TAMPERINGS: [(&str, Tamper, &[(&str, DifferenceKind)]); 11] = [
+/// A tampering by name, and what must be found.
+type Tampering = (&'static str, Tamper, &'static [(&'static str, DifferenceKind)]);
+
+const TAMPERINGS: [Tampering; 11] = [
     (
         "a byte",
         |r| std::fs::write(r.join("bin/sub/data"), "dat4").unwrap(),

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use rollback::model::ids::UnitName;
-use tokio::sync::broadcast;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::time::timeout;
 use zbus::message::Type;
 use zbus::proxy::CacheProperties;
 use zbus::wire::{OwnedObjectPath, OwnedVariant};
@@ -17,19 +17,21 @@ use zbus::{Connection, MatchRule, MessageStream};
 /// Longest wait for the answer to one method call. PID 1 answers in well under a millisecond; five seconds let it
 /// survive a storm of reloads, and are short enough that an operation sees a dead manager within its own limits.
 pub(super) const CALL_LIMIT: Duration = Duration::from_secs(5);
+/// Longest time to connect: a dead bus daemon whose socket systemd still holds lets connections hang, and there is
+/// another way to reach the manager.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// Longest wait for a reload of all unit files, which runs generators and takes seconds on large hosts.
-const RELOAD_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const RELOAD_LIMIT: Duration = Duration::from_secs(30);
 /// Ends of jobs that are kept for a waiter that is slower than the bus. A whole boot has fewer jobs; a waiter that
 /// misses some asks for the unit's state instead.
 const ENDS_KEPT: usize = 4_096;
-/// The socket on which PID 1 itself listens for root: it works when the bus daemon does not, and saves a hop.
-const PRIVATE_SOCKET: &str = "/run/systemd/private";
 
 const SERVICE: &str = "org.freedesktop.systemd1";
 const PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
 const UNIT_SERVICE: &str = "org.freedesktop.systemd1.Service";
+const UNIT_SOCKET: &str = "org.freedesktop.systemd1.Socket";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
 /// The methods of systemd's manager that are used.
@@ -54,15 +56,15 @@ trait Manager {
 /// Why a call to the manager failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BusError {
-    /// The connection is dead, or nobody owns the manager's name: another connection may work.
+    /// The connection is dead, or nobody owns the manager's name: another way may work.
     #[error("the connection to systemd is gone")]
-    Gone(#[source] zbus::Error),
+    Gone(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The manager did not answer in time.
     #[error("systemd did not answer within {} ms", .0.as_millis())]
     Silent(Duration),
     /// The manager said no.
     #[error("systemd refused")]
-    Refused(#[source] zbus::Error),
+    Refused(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl From<zbus::Error> for BusError {
@@ -75,19 +77,10 @@ impl From<zbus::Error> for BusError {
             "org.freedesktop.DBus.Error.Disconnected",
         ];
         match &error {
-            zbus::Error::MethodError(name, ..) if !ABSENT.contains(&name.as_str()) => Self::Refused(error),
-            _ => Self::Gone(error),
+            zbus::Error::MethodError(name, ..) if !ABSENT.contains(&name.as_str()) => Self::Refused(error.into()),
+            _ => Self::Gone(error.into()),
         }
     }
-}
-
-/// How to reach the manager.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Route {
-    /// Straight to PID 1, for root.
-    Private,
-    /// Over the bus daemon, for everybody whom polkit lets.
-    System,
 }
 
 /// How a job ended.
@@ -103,53 +96,79 @@ pub(super) enum JobEnd {
 
 /// A job whose end is awaited.
 #[derive(Debug)]
-pub(super) struct Job {
-    path: OwnedObjectPath,
-    ends: broadcast::Receiver<(OwnedObjectPath, String)>,
+pub(super) enum Job {
+    /// The manager will tell its end.
+    Bus {
+        /// The job.
+        path: OwnedObjectPath,
+        /// The ends of all jobs since before it was made.
+        ends: broadcast::Receiver<(OwnedObjectPath, String)>,
+    },
+    /// A `systemctl` waits for it.
+    Tool(Box<tokio::process::Child>),
 }
 
 impl Job {
     /// Waits for the job's end; may be called again after [`JobEnd::Late`].
     pub(super) async fn end(&mut self, limit: Duration) -> JobEnd {
-        let deadline = Instant::now() + limit;
-        loop {
-            match timeout_at(deadline, self.ends.recv()).await {
-                Ok(Ok((path, result))) if path == self.path => return JobEnd::Ended(result),
-                Ok(Ok(_)) => {}
-                Ok(Err(broadcast::error::RecvError::Closed | broadcast::error::RecvError::Lagged(_))) => {
-                    return JobEnd::Lost;
-                }
-                Err(_) => return JobEnd::Late,
+        let end = async {
+            match self {
+                Self::Bus { path, ends } => loop {
+                    match ends.recv().await {
+                        Ok((ended, result)) if ended == *path => return JobEnd::Ended(result),
+                        Ok(_) => {}
+                        Err(RecvError::Closed | RecvError::Lagged(_)) => return JobEnd::Lost,
+                    }
+                },
+                Self::Tool(systemctl) => match systemctl.wait().await {
+                    Ok(status) if status.success() => JobEnd::Ended("done".to_owned()),
+                    Ok(_) => JobEnd::Ended("failed".to_owned()),
+                    Err(_) => JobEnd::Lost,
+                },
             }
-        }
-    }
-
-    /// Gives the number that the manager knows the job by.
-    pub(super) fn id(&self) -> Option<u32> {
-        self.path.as_str().rsplit('/').next()?.parse().ok()
+        };
+        timeout(limit, end).await.unwrap_or(JobEnd::Late)
     }
 }
 
-/// The properties of a unit, as the manager names them.
-pub(super) struct Properties(HashMap<String, OwnedVariant>);
+/// Properties of a unit by the manager's names, as `systemctl show` writes them.
+#[derive(Debug, Default)]
+pub(super) struct Properties(HashMap<String, String>);
 
 impl Properties {
     /// Reads a text; empty when there is none.
     pub(super) fn text(&self, name: &str) -> &str {
-        self.0.get(name).and_then(|value| value.downcast_ref::<&str>().ok()).unwrap_or_default()
+        self.0.get(name).map(String::as_str).unwrap_or_default()
     }
 
-    /// Reads a number; none when there is none.
-    pub(super) fn number(&self, name: &str) -> Option<i64> {
-        let value = self.0.get(name)?;
-        value.downcast_ref::<u32>().map(i64::from).or_else(|_| value.downcast_ref::<i32>().map(i64::from)).ok()
+    /// Reads a number; 0 when there is none.
+    pub(super) fn number(&self, name: &str) -> u32 {
+        self.text(name).parse().unwrap_or_default()
     }
+}
 
-    /// Reads bytes as lower-case hexadecimal digits; empty when there are none.
-    pub(super) fn hex(&self, name: &str) -> String {
-        let bytes = self.0.get(name).and_then(|value| value.try_clone().ok()).and_then(|v| Vec::<u8>::try_from(v).ok());
-        bytes.unwrap_or_default().iter().map(|byte| format!("{byte:02x}")).collect()
+impl FromIterator<(String, String)> for Properties {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(properties: I) -> Self {
+        Self(properties.into_iter().collect())
     }
+}
+
+/// Writes a value as `systemctl show` does; none for kinds that nobody here reads.
+fn written(value: OwnedVariant) -> Option<String> {
+    if let Ok(text) = value.downcast_ref::<&str>() {
+        return Some(text.to_owned());
+    }
+    if let Ok(number) = value.downcast_ref::<u32>() {
+        return Some(number.to_string());
+    }
+    if let Ok(number) = value.downcast_ref::<i32>() {
+        return Some(number.to_string());
+    }
+    if let Ok(flag) = value.downcast_ref::<bool>() {
+        return Some(if flag { "yes" } else { "no" }.to_owned());
+    }
+    let bytes = Vec::<u8>::try_from(value).ok()?;
+    Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// A connection with its subscription to the ends of jobs.
@@ -162,22 +181,11 @@ pub(super) struct Bus {
 
 impl Bus {
     /// Connects and subscribes to the ends of jobs, before any job is made.
-    pub(super) async fn connect(route: Route) -> Result<Self, BusError> {
-        within(CALL_LIMIT, async {
-            let connection = match route {
-                Route::System => Connection::system().await?,
-                Route::Private => {
-                    let address = format!("unix:path={PRIVATE_SOCKET}");
-                    zbus::connection::Builder::address(address.as_str()).p2p().build().await?
-                }
-            };
-            let rule = MatchRule::builder()
-                .msg_type(Type::Signal)
-                .interface(MANAGER)
-                .member("JobRemoved")
-                .path(PATH)
-                .build()?;
-            let removed = MessageStream::for_match_rule(rule, &connection, None).await?;
+    pub(super) async fn connect() -> Result<Self, BusError> {
+        within(CONNECT_LIMIT, async {
+            let connection = Connection::system().await?;
+            let rule = MatchRule::builder().msg_type(Type::Signal).interface(MANAGER).member("JobRemoved").path(PATH);
+            let removed = MessageStream::for_match_rule(rule.build()?, &connection, None).await?;
             let manager = ManagerProxy::builder(&connection).cache_properties(CacheProperties::No).build().await?;
             manager.subscribe().await?;
             let alive = Arc::new(AtomicBool::new(true));
@@ -193,11 +201,14 @@ impl Bus {
         self.alive.load(Ordering::Relaxed) && !self.manager.inner().connection().is_closed()
     }
 
-    /// Enqueues the unit's stop.
-    pub(super) async fn stop(&self, unit: &UnitName) -> Result<Job, BusError> {
+    /// Enqueues the unit's stop. Tells the unit's cgroup as well, empty when it has none: asked for at the same time,
+    /// which costs no wait.
+    pub(super) async fn stop(&self, unit: &UnitName) -> Result<(Job, String), BusError> {
         let ends = self.ends.resubscribe();
-        let path = within(CALL_LIMIT, self.manager.stop_unit(unit.as_str(), "replace")).await?;
-        Ok(Job { path, ends })
+        let stopped = within(CALL_LIMIT, self.manager.stop_unit(unit.as_str(), "replace"));
+        let interface = if unit.as_str().ends_with(".socket") { UNIT_SOCKET } else { UNIT_SERVICE };
+        let (path, group) = futures_util::join!(stopped, self.property(unit, interface, "ControlGroup"));
+        Ok((Job::Bus { path: path?, ends }, group.unwrap_or_default()))
     }
 
     /// Forgets the unit's failures and its start limit, and enqueues its start.
@@ -207,7 +218,7 @@ impl Bus {
             self.manager.reset_failed_unit(unit.as_str()).await?;
             self.manager.start_unit(unit.as_str(), "replace").await
         };
-        Ok(Job { path: within(CALL_LIMIT, calls).await?, ends })
+        Ok(Job::Bus { path: within(CALL_LIMIT, calls).await?, ends })
     }
 
     /// Sends SIGKILL to every process of the unit.
@@ -216,8 +227,9 @@ impl Bus {
     }
 
     /// Cancels a job.
-    pub(super) async fn cancel(&self, job: u32) -> Result<(), BusError> {
-        within(CALL_LIMIT, self.manager.cancel_job(job)).await
+    pub(super) async fn cancel(&self, job: &OwnedObjectPath) -> Result<(), BusError> {
+        let id = job.as_str().rsplit('/').next().and_then(|id| id.parse().ok()).unwrap_or_default();
+        within(CALL_LIMIT, self.manager.cancel_job(id)).await
     }
 
     /// Reads all unit files again.
@@ -233,12 +245,16 @@ impl Bus {
 
     /// Tells whether the unit's files changed since the manager read them.
     pub(super) async fn is_outdated(&self, unit: &UnitName) -> Result<bool, BusError> {
+        Ok(self.property(unit, UNIT, "NeedDaemonReload").await? == "yes")
+    }
+
+    async fn property(&self, unit: &UnitName, interface: &str, name: &str) -> Result<String, BusError> {
         let connection = self.manager.inner().connection();
-        let body = &(UNIT, "NeedDaemonReload");
+        let body = &(interface, name);
         let path = object_path(unit);
         let call = connection.call_method(Some(SERVICE), path.as_str(), Some(PROPERTIES), "Get", body);
         let value: OwnedVariant = within(CALL_LIMIT, async { call.await?.body().deserialize() }).await?;
-        Ok(bool::try_from(value).unwrap_or(false))
+        Ok(written(value).unwrap_or_default())
     }
 
     /// Reads the properties that every unit has and, for a service, those of services, in one round trip.
@@ -246,19 +262,23 @@ impl Bus {
     /// Asking for a unit's object makes the manager load it, so a unit that was never used is found as well.
     pub(super) async fn properties(&self, unit: &UnitName) -> Result<Properties, BusError> {
         if !unit.as_str().ends_with(".service") {
-            return Ok(Properties(self.all(unit, UNIT).await?));
+            return Ok(self.all(unit, UNIT).await?.collect());
         }
-        let (mut common, service) = futures_util::try_join!(self.all(unit, UNIT), self.all(unit, UNIT_SERVICE))?;
-        common.extend(service);
-        Ok(Properties(common))
+        let (common, service) = futures_util::try_join!(self.all(unit, UNIT), self.all(unit, UNIT_SERVICE))?;
+        Ok(common.chain(service).collect())
     }
 
-    async fn all(&self, unit: &UnitName, interface: &str) -> Result<HashMap<String, OwnedVariant>, BusError> {
+    async fn all(
+        &self,
+        unit: &UnitName,
+        interface: &str,
+    ) -> Result<impl Iterator<Item = (String, String)> + use<>, BusError> {
         let connection = self.manager.inner().connection();
         let body = &(interface,);
         let path = object_path(unit);
         let call = connection.call_method(Some(SERVICE), path.as_str(), Some(PROPERTIES), "GetAll", body);
-        within(CALL_LIMIT, async { call.await?.body().deserialize() }).await
+        let all: HashMap<String, OwnedVariant> = within(CALL_LIMIT, async { call.await?.body().deserialize() }).await?;
+        Ok(all.into_iter().filter_map(|(name, value)| Some((name, written(value)?))))
     }
 }
 
@@ -289,15 +309,11 @@ async fn within<T>(limit: Duration, call: impl Future<Output = zbus::Result<T>>)
 /// Names the object of a unit: letters and digits stand for themselves, all else (and a digit in front) as `_` and two
 /// hexadecimal digits.
 fn object_path(unit: &UnitName) -> String {
-    let mut path = format!("{PATH}/unit/");
-    for (index, byte) in unit.as_str().bytes().enumerate() {
-        if byte.is_ascii_alphabetic() || (index > 0 && byte.is_ascii_digit()) {
-            path.push(char::from(byte));
-        } else {
-            path.push_str(&format!("_{byte:02x}"));
-        }
-    }
-    path
+    let escaped = unit.as_str().bytes().enumerate().map(|(index, byte)| {
+        let stands_for_itself = byte.is_ascii_alphabetic() || (index > 0 && byte.is_ascii_digit());
+        if stands_for_itself { char::from(byte).to_string() } else { format!("_{byte:02x}") }
+    });
+    format!("{PATH}/unit/{}", escaped.collect::<String>())
 }
 
 #[cfg(test)]
