@@ -9,7 +9,6 @@ use jiff::Timestamp;
 use rollback::chain::Chain;
 use rollback::model::record::Record;
 use rollback::wire::FILE_DESCRIPTOR_SET;
-use rollback::wire::v1::agent_server::AgentServer;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -27,7 +26,7 @@ use crate::probe::Probes;
 use crate::release::DiskStore;
 use crate::rpc::denials::Denials;
 use crate::rpc::local::LocalSocket;
-use crate::rpc::server::{self, MESSAGE_BYTES_MAX};
+use crate::rpc::server;
 use crate::rpc::service::{AgentFacts, AgentService};
 use crate::rpc::tls::HotTls;
 use crate::units::Managers;
@@ -211,8 +210,7 @@ impl App {
 
     fn routes(&self) -> Result<Routes, AppError> {
         let facts: Arc<dyn AgentFacts> = Arc::clone(&self.itself) as _;
-        let service = AgentServer::new(AgentService::new(self.driver.clone(), facts))
-            .max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let service = AgentService::new(self.driver.clone(), facts).into_server();
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .build_v1()

@@ -58,7 +58,7 @@ pub struct Plan {
 impl Plan {
     /// Returns the target: the first candidate.
     ///
-    /// A plan without candidates cannot be made ([`crate::engine::plan::plan`]) nor read ([`crate::convert`]).
+    /// A plan without candidates can be neither made nor read from the wire.
     #[must_use]
     pub fn target_release(&self) -> Option<&ReleaseId> {
         self.candidates.first()

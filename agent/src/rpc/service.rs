@@ -13,13 +13,14 @@ use rollback::model::operation::Request as ModelRequest;
 use rollback::model::plan::Plan;
 use rollback::model::record::{HistoryFilter, HistoryLine, Record};
 use rollback::wire::v1;
-use rollback::wire::v1::agent_server::Agent;
+use rollback::wire::v1::agent_server::{Agent, AgentServer};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
 use super::authz::Caller;
 use super::events;
 use super::refusal::{failed, invalid, not_started, refused};
+use super::server::MESSAGE_BYTES_MAX;
 use super::verifying;
 use crate::config::Component;
 use crate::driver::{Driver, Order};
@@ -75,6 +76,12 @@ impl AgentService {
     #[must_use]
     pub fn new(driver: Driver, facts: Arc<dyn AgentFacts>) -> Self {
         Self { driver, facts }
+    }
+
+    /// Gives what a server takes, with the bound on messages set.
+    #[must_use]
+    pub fn into_server(self) -> AgentServer<Self> {
+        AgentServer::new(self).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     fn host(&self) -> String {
