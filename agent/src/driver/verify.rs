@@ -71,7 +71,9 @@ impl Driver {
         if operation.recoveries == 0 {
             return limit;
         }
-        let began = operation.steps.last().map_or(operation.accepted_at, |step| step.began_at);
+        // What was done again after the crash does not give the verification its time back.
+        let first = operation.steps.iter().rev().find(|step| !step.recovered);
+        let began = first.map_or(operation.accepted_at, |step| step.began_at);
         let passed = self.clock().now().duration_since(began).max(SignedDuration::ZERO).unsigned_abs();
         limit.saturating_sub(passed).max(REMAINING_MIN)
     }

@@ -1,0 +1,344 @@
+//! Strikes a real agent before the system calls of a rollback, by death and by power cut, and judges what the next finds.
+#![cfg(target_arch = "x86_64")]
+#![expect(clippy::disallowed_methods, reason = "this suite runs real agents on real disks")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers belong to the tests, and a failed step of a test is a failed test"
+)]
+
+#[path = "sweep/bed.rs"]
+mod bed;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bed::{Bed, Places, agent_program};
+use nix::errno::Errno;
+use rollback::wire::v1;
+use rollback_tests::images::{self, Image, ImageSpec, privately};
+use rollback_tests::skip::{note, skipped};
+use rollback_tests::sweep::{Action, Aim, Call, Report, Trace};
+use rollback_tests::wait::timed;
+
+/// How long one operation, one death or one start may take on a busy machine.
+const LIMIT: Duration = Duration::from_secs(30);
+/// The promise: so long after an agent starts, its service is up again.
+const UP_LIMIT: Duration = Duration::from_secs(10);
+/// Points of one sweep unless all are asked for, so that the suite ends within minutes on two cores.
+const DEATHS_MAX: usize = 24;
+/// As above; a power cut takes longer than a death.
+const CUTS_MAX: usize = 10;
+
+/// What runs before every rollback of this suite.
+const OLD: &str = "r3";
+
+/// The three ways to go back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Standard,
+    Targeted,
+    Emergency,
+}
+
+impl Way {
+    const ALL: [Self; 3] = [Self::Standard, Self::Targeted, Self::Emergency];
+
+    /// The release that it leads to.
+    fn target(self) -> &'static str {
+        match self {
+            Self::Standard | Self::Emergency => "r2",
+            Self::Targeted => "r1",
+        }
+    }
+
+    /// A fresh request.
+    fn request(self) -> v1::Request {
+        v1::Request {
+            operation: uuid::Uuid::now_v7().to_string(),
+            selector: None,
+            to: if self == Self::Targeted { "r1".to_owned() } else { String::new() },
+            emergency: self == Self::Emergency,
+            force: false,
+            reason: "the sweep asks for it".to_owned(),
+        }
+    }
+}
+
+/// The numbers of the calls that are struck, of so many: all when `ROLLBACK_SWEEP=full`, else about `max`, evenly.
+fn points(calls: usize, max: usize) -> Vec<usize> {
+    let full = std::env::var("ROLLBACK_SWEEP").is_ok_and(|word| word == "full");
+    let step = if full { 1 } else { calls.div_ceil(max).max(1) };
+    (1..=calls).step_by(step).collect()
+}
+
+/// What a sweep saw in all.
+#[derive(Default)]
+struct Tally {
+    struck: usize,
+    not_reached: usize,
+    failures: Vec<String>,
+    slowest: Duration,
+}
+
+/// Counts the calls of one whole operation.
+fn count(bed: &Bed, way: Way) -> Vec<Call> {
+    bed.reset();
+    let agent = bed.start();
+    let trace = Trace::attach(agent.pid(), Aim::count(&bed.dirs())).unwrap();
+    let result = bed.roll_back(&way.request());
+    let calls = trace.finish().unwrap().calls;
+    assert_eq!(result, Ok(v1::ResultWord::Done), "{}", bed.log());
+    drop(agent);
+    bed.end_services();
+    calls
+}
+
+/// Strikes every chosen call of one way; `after` brings the disks back.
+fn sweep(bed: &Bed, way: Way, action: &Action, max: usize) -> (usize, Tally) {
+    let calls = count(bed, way);
+    if std::env::var_os("ROLLBACK_SWEEP_LIST").is_some() {
+        for (call, nth) in calls.iter().zip(1..) {
+            note(&format!("  {nth}: {call}"));
+        }
+    }
+    let mut tally = Tally::default();
+    for nth in points(calls.len(), max) {
+        strike(bed, way, action, nth, &mut tally);
+    }
+    (calls.len(), tally)
+}
+
+fn strike(bed: &Bed, way: Way, action: &Action, nth: usize, tally: &mut Tally) {
+    bed.reset();
+    let agent = bed.start();
+    let trace = Trace::attach(agent.pid(), Aim::strike(&bed.dirs(), nth, action.clone())).unwrap();
+    let request = way.request();
+    let answered = bed.roll_back(&request);
+    let report = if answered.is_ok() { trace.finish() } else { trace.wait(LIMIT) }.unwrap();
+    drop(agent);
+    if !report.struck {
+        tally.not_reached += 1;
+    } else {
+        tally.struck += 1;
+    }
+    if matches!(action, Action::PowerCut(_)) {
+        // A host that loses its power loses its services with it.
+        bed.end_services();
+        bed.remount();
+    }
+    let (verdict, took) = judge(bed, way, &request, &report, answered.ok());
+    tally.slowest = tally.slowest.max(took);
+    if let Err(wrong) = verdict {
+        let call = report.calls.last().map(ToString::to_string).unwrap_or_default();
+        tally.failures.push(format!("{way:?}, struck={} before call {nth} ({call}): {wrong}", report.struck));
+        if std::env::var_os("ROLLBACK_SWEEP_LIST").is_some() {
+            note(&format!("{way:?} {nth} ({call}): {wrong}\n{}", bed.log()));
+        }
+    }
+    bed.end_services();
+}
+
+/// Whether the intent was safe when the agent was struck: then the operation has to be there afterwards.
+fn intended(report: &Report, cut: bool) -> bool {
+    let done = &report.calls[..report.calls.len().saturating_sub(usize::from(report.struck))];
+    let flushed = if cut { "fdatasync" } else { "pwrite64" };
+    done.iter().any(|call| call.name == flushed && call.path.ends_with("intents"))
+}
+
+/// Starts the next agent, and says what is wrong with what it made of the host, and how long it took to serve.
+fn judge(
+    bed: &Bed,
+    way: Way,
+    request: &v1::Request,
+    report: &Report,
+    answered: Option<v1::ResultWord>,
+) -> (Result<(), String>, Duration) {
+    let (agent, took) = timed(|| bed.try_start());
+    let agent = match agent {
+        Ok(agent) => agent,
+        Err(why) => return (Err(format!("the next agent does not serve: {why}\n{}", bed.log())), took),
+    };
+    let verdict = invariants(bed, way, request, intended(report, bed.has_images()), answered)
+        .and_then(|()| if took > UP_LIMIT { Err(format!("it took {took:?} to serve")) } else { Ok(()) });
+    drop(agent);
+    (verdict, took)
+}
+
+fn invariants(
+    bed: &Bed,
+    way: Way,
+    request: &v1::Request,
+    intended: bool,
+    answered: Option<v1::ResultWord>,
+) -> Result<(), String> {
+    let current = bed.current()?;
+    if ![OLD, way.target()].contains(&current.as_str()) {
+        return Err(format!("`current` leads to {current}"));
+    }
+    let lines = bed.history(&request.operation)?;
+    let expected = match lines.as_slice() {
+        [] if intended => return Err("the intent was safe, and the history does not have the operation".to_owned()),
+        [] if answered.is_some() => return Err("the operation was answered and is not in the history".to_owned()),
+        [] => OLD,
+        [v1::ResultWord::Done] => way.target(),
+        [v1::ResultWord::PutBack] => OLD,
+        other => return Err(format!("the history has {other:?}, `current` leads to {current}")),
+    };
+    if current != expected {
+        return Err(format!("the history has {lines:?}, `current` leads to {current}"));
+    }
+    if lines == [v1::ResultWord::PutBack] {
+        return Err("a good target was put back".to_owned());
+    }
+    let before = bed.unit()?;
+    if !bed.audit()? {
+        return Err("the chain of the history is broken".to_owned());
+    }
+    // Once more the same: whoever lost the answer asks again.
+    let again = bed.roll_back(request)?;
+    let (now, after) = (bed.current()?, bed.unit()?);
+    if again != v1::ResultWord::Done || now != way.target() {
+        return Err(format!("asked again: {again:?}, and `current` leads to {now}"));
+    }
+    if !lines.is_empty() && before != after {
+        return Err(format!("asked again: the unit was touched: {before:?}, {after:?}"));
+    }
+    match bed.history(&request.operation)?.as_slice() {
+        [v1::ResultWord::Done] => Ok(()),
+        other => Err(format!("asked again: the history has {other:?}")),
+    }
+}
+
+/// Whether the test can run; reports it when it cannot.
+fn possible(name: &str) -> Option<PathBuf> {
+    let program = agent_program();
+    if program.is_none() {
+        skipped(name, "needs `rb-agent`, which `cargo build` makes");
+    }
+    let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    let refused = Trace::attach(i32::try_from(child.id()).unwrap(), Aim::count(&[Path::new("/nowhere")]))
+        .and_then(Trace::finish)
+        .err();
+    drop(child.kill());
+    drop(child.wait());
+    if let Some(error) = refused {
+        skipped(name, &format!("needs ptrace: {error}"));
+        return None;
+    }
+    program
+}
+
+fn verdict(name: &str, tallies: Vec<(String, usize, Tally, Duration)>) {
+    let mut failures = Vec::new();
+    for (what, calls, tally, took) in tallies {
+        note(&format!(
+            "{name}: {what}: {calls} calls, {} struck, {} not reached, {} violations, slowest start {:.1?}, in {took:.1?}",
+            tally.struck,
+            tally.not_reached,
+            tally.failures.len(),
+            tally.slowest
+        ));
+        failures.extend(tally.failures.into_iter().map(|failure| format!("{what}: {failure}")));
+    }
+    assert!(failures.is_empty(), "{}\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn an_agent_killed_before_any_call_leaves_old_or_new_and_the_next_one_converges() {
+    let name = "an_agent_killed_before_any_call_leaves_old_or_new_and_the_next_one_converges";
+    let Some(program) = possible(name) else { return };
+    let bed = Bed::new(program, Places::Plain);
+    let mut tallies = Vec::new();
+    for way in Way::ALL {
+        let ((calls, tally), took) = timed(|| sweep(&bed, way, &Action::Kill, DEATHS_MAX));
+        tallies.push((format!("{way:?}"), calls, tally, took));
+    }
+    verdict(name, tallies);
+}
+
+/// Runs `test` on ext4 and on XFS, with the state beside the releases and on another disk.
+fn on_all_disks(name: &str, layouts: &[bool], mut test: impl FnMut(&Bed, &str) + Send) {
+    let Some(program) = possible(name) else { return };
+    if let Err(reason) = images::available() {
+        return skipped(name, &reason);
+    }
+    privately(move || {
+        for spec in [ImageSpec::EXT4, ImageSpec::XFS] {
+            for apart in layouts {
+                let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+                let first = Image::create(dir.path(), "first", spec).unwrap();
+                let second = apart.then(|| Image::create(dir.path(), "second", spec).unwrap());
+                let bed = Bed::new(program.clone(), Places::Images(first, second));
+                let layout = if *apart { "state apart" } else { "one disk" };
+                test(&bed, &format!("{:?}, {layout}", spec.file_system));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_power_cut_before_any_call_leaves_old_or_new_and_the_next_agent_converges() {
+    let name = "a_power_cut_before_any_call_leaves_old_or_new_and_the_next_agent_converges";
+    let mut tallies = Vec::new();
+    on_all_disks(name, &[false, true], |bed, what| {
+        let cut = Action::PowerCut(bed.mounts());
+        for way in Way::ALL {
+            let ((calls, tally), took) = timed(|| sweep(bed, way, &cut, CUTS_MAX));
+            tallies.push((format!("{what}, {way:?}"), calls, tally, took));
+        }
+    });
+    verdict(name, tallies);
+}
+
+/// Ends an operation, then the power; `lie` is the number of a call that is not made and said to have succeeded.
+fn done_then_cut(bed: &Bed, lie: Option<usize>) -> Result<(), String> {
+    bed.reset();
+    let agent = bed.start();
+    let aim = match lie {
+        Some(nth) => Aim::strike(&bed.dirs(), nth, Action::Inject(Errno::UnknownErrno)),
+        None => Aim::count(&bed.dirs()),
+    };
+    let trace = Trace::attach(agent.pid(), aim).unwrap();
+    let request = Way::Standard.request();
+    let answered = bed.roll_back(&request);
+    bed.cut_power();
+    let report = trace.finish().unwrap();
+    drop(agent);
+    bed.end_services();
+    bed.remount();
+    assert_eq!(answered, Ok(v1::ResultWord::Done));
+    if let Some(nth) = lie {
+        let call = &report.calls[nth - 1];
+        if !call.path.ends_with("app") {
+            return Err(format!("another call came in its place: {call}"));
+        }
+    }
+    let verdict = judge(bed, Way::Standard, &request, &report, answered.ok()).0;
+    bed.end_services();
+    verdict
+}
+
+#[test]
+fn the_sweep_catches_a_switch_that_is_not_flushed() {
+    let name = "the_sweep_catches_a_switch_that_is_not_flushed";
+    // On one disk the flush of the history hides the bug.
+    on_all_disks(name, &[true], |bed, what| {
+        let calls = count(bed, Way::Standard);
+        let flushes: BTreeSet<usize> = calls
+            .iter()
+            .zip(1..)
+            .filter(|(call, _)| call.name == "fsync" && call.path.ends_with("app"))
+            .map(|(_, nth)| nth)
+            .collect();
+        assert!(!flushes.is_empty(), "{what}: {calls:?}");
+        assert_eq!(done_then_cut(bed, None), Ok(()), "{what}");
+        // The order of calls of a program with threads varies a little: the flush is met within a few tries.
+        let caught = flushes
+            .iter()
+            .cycle()
+            .take(5 * flushes.len())
+            .any(|nth| done_then_cut(bed, Some(*nth)).is_err_and(|wrong| wrong.contains("`current` leads to r3")));
+        assert!(caught, "{what}: the forgotten flush was not caught");
+    });
+}
