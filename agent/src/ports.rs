@@ -163,7 +163,7 @@ pub trait Prober: Send + Sync {
 
 /// The append-only history, on its own thread.
 ///
-/// No call waits longer than [`HISTORY_LIMIT`]; on a full, locked or damaged database it fails, and the driver goes on.
+/// No call but [`History::audit`] waits longer than [`HISTORY_LIMIT`]; on a full, locked or damaged database it fails, and the driver goes on.
 #[async_trait]
 pub trait History: Send + Sync {
     /// Appends records in one transaction and gives the new head. `durable` waits until the disk has confirmed it.
@@ -202,7 +202,7 @@ pub trait History: Send + Sync {
     /// When the database cannot be read.
     async fn head(&self) -> Result<ChainHead, PortError>;
 
-    /// Recomputes the whole chain and compares the projections with it.
+    /// Recomputes the whole chain and compares the projections with it: seconds, and it delays no other call.
     ///
     /// # Errors
     /// When the database cannot be read.

@@ -144,4 +144,10 @@ impl Earlier for Stored<'_> {
             .query_row([environment.as_str(), component.as_str(), release.as_str()], |row| read_digest(row, 0))
             .optional()
     }
+
+    fn is_good(&self, environment: &Environment, component: &ComponentName, tree: &Digest) -> rusqlite::Result<bool> {
+        self.0
+            .prepare_cached("SELECT 1 FROM goods WHERE environment = ?1 AND component = ?2 AND tree = ?3")?
+            .exists(params![environment.as_str(), component.as_str(), tree.as_bytes()])
+    }
 }

@@ -38,8 +38,8 @@ pub use queries::ROWS_MAX;
 /// many wait is better told that the history is stuck.
 const CALLS_MAX: usize = 64;
 
-/// Longest time for a check of the whole chain, which reads every record: 20,000 operations a second are checked even
-/// on a slow host, so this suffices for a million.
+/// Longest time for a check of the whole chain, which reads every record: a busy host checks some 25,000 a second, so
+/// this suffices for more than a million.
 pub const AUDIT_LIMIT: Duration = Duration::from_secs(60);
 
 type Call = Box<dyn FnOnce(&mut Database) + Send>;

@@ -36,6 +36,9 @@ pub(crate) trait Earlier {
         component: &ComponentName,
         release: &ReleaseId,
     ) -> rusqlite::Result<Option<Digest>>;
+
+    /// Tells whether a digest is good already.
+    fn is_good(&self, environment: &Environment, component: &ComponentName, tree: &Digest) -> rusqlite::Result<bool>;
 }
 
 /// Derives the rows of a record that was written at `at`: one per table at most.
@@ -179,7 +182,9 @@ fn ended(operation: &Operation, at: Timestamp, earlier: &dyn Earlier) -> rusqlit
         } else {
             earlier.adopted(&plan.environment, &plan.component, release)?
         };
-        if let Some(tree) = tree {
+        if let Some(tree) = tree
+            && !earlier.is_good(&plan.environment, &plan.component, &tree)?
+        {
             let values =
                 vec![text(plan.environment.as_str()), text(plan.component.as_str()), blob(&tree), text(&time_text(at))];
             rows.push(Row { table: &GOODS, values });

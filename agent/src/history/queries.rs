@@ -20,7 +20,7 @@ use super::chain::{GENESIS, time_text};
 use super::database::WorkError;
 use super::projection::{from_word, word};
 
-/// Lines, records or activations that one call gives at most: a reply of a few megabytes, read in some tens of
+/// Lines or records that one call gives at most: a reply of a few megabytes, read in some tens of
 /// milliseconds. Who wants more asks again.
 pub const ROWS_MAX: u32 = 10_000;
 
@@ -85,7 +85,11 @@ pub(crate) fn list(connection: &Connection, filter: &HistoryFilter) -> Result<Ve
     Ok(lines.collect::<rusqlite::Result<_>>()?)
 }
 
-/// Gives what is remembered of a component: the newest [`ROWS_MAX`] activations, oldest first, the digests that are
+/// Activations that are remembered of a component at most, the newest: years of releases, read in a millisecond by every
+/// plan.
+const ACTIVATIONS_MAX: u32 = 1_000;
+
+/// Gives what is remembered of a component: the newest [`ACTIVATIONS_MAX`] activations, oldest first, the digests that are
 /// good, each since when it first was, newest first, and all quarantines.
 pub(crate) fn memory(
     connection: &Connection,
@@ -98,7 +102,7 @@ pub(crate) fn memory(
             "SELECT sequence, release, at, operation FROM activations WHERE environment = ?1 AND component = ?2 \
              ORDER BY sequence DESC LIMIT ?3",
         )?
-        .query_map(params![of[0], of[1], ROWS_MAX], |row| {
+        .query_map(params![of[0], of[1], ACTIVATIONS_MAX], |row| {
             Ok(Activation {
                 sequence: read_sequence(row, 0)?,
                 release: parsed(row, 1)?,
@@ -109,10 +113,7 @@ pub(crate) fn memory(
         .collect::<rusqlite::Result<Vec<_>>>()?;
     activations.reverse();
     let good = connection
-        .prepare_cached(
-            "SELECT tree, at, min(sequence) AS first FROM goods WHERE environment = ?1 AND component = ?2 \
-             GROUP BY tree ORDER BY first DESC",
-        )?
+        .prepare_cached("SELECT tree, at FROM goods WHERE environment = ?1 AND component = ?2 ORDER BY sequence DESC")?
         .query_map(of, |row| Ok((read_digest(row, 0)?, parsed(row, 1)?)))?
         .collect::<rusqlite::Result<_>>()?;
     let quarantines = connection
@@ -152,15 +153,21 @@ fn index(filter: &HistoryFilter) -> Option<&'static str> {
         (filter.environment.is_some(), filter.component.is_some(), filter.result.is_some(), filter.actor.is_some());
     match set {
         (false, false, false, false) => None,
-        (true, false, false, false)
-        | (true, true, false, false)
-        | (true, true, true, false)
-        | (true, true, true, true) => Some("operations_ecra"),
-        (false, true, false, false) | (false, true, true, false) | (false, true, true, true) => Some("operations_cra"),
-        (false, false, true, false) | (true, false, true, false) | (true, false, true, true) => Some("operations_rea"),
-        (false, false, false, true) | (false, true, false, true) | (true, true, false, true) => Some("operations_ace"),
+        (true, false, false, false) => Some("operations_e"),
+        (false, true, false, false) => Some("operations_c"),
+        (false, false, true, false) => Some("operations_r"),
+        (false, false, false, true) => Some("operations_a"),
+        (true, true, false, false) => Some("operations_ec"),
+        (true, false, true, false) => Some("operations_er"),
         (true, false, false, true) => Some("operations_ea"),
-        (false, false, true, true) => Some("operations_ar"),
+        (false, true, true, false) => Some("operations_cr"),
+        (false, true, false, true) => Some("operations_ca"),
+        (false, false, true, true) => Some("operations_ra"),
+        (true, true, true, false) => Some("operations_ecr"),
+        (true, true, false, true) => Some("operations_eca"),
+        (true, false, true, true) => Some("operations_era"),
+        (false, true, true, true) => Some("operations_cra"),
+        (true, true, true, true) => Some("operations_ecra"),
     }
 }
 
