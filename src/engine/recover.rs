@@ -6,11 +6,13 @@
 //! | it was found unfinished [`RECOVERIES_MAX`] times already | needs operator |
 //! | `current` is no link, or there is nothing to try | needs operator |
 //! | a candidate that is not intact any more | undo: put back what was left; needs operator when there is nothing |
-//! | verifying, and `current` leads to what is verified | resume at verifying |
+//! | verifying, and `current` leads to what is verified | resume at starting |
 //! | anything else | resume at stopping |
 //!
 //! Resuming at stopping is safe from every phase, because every effect names the state that it ensures: processes of
-//! the old release never stay on the new link, whichever side of the switch the agent died on.
+//! the old release never stay on the new link, whichever side of the switch the agent died on. A verification begins
+//! with the start again, because whatever took the agent (a power cut, the end of its container) may have taken the
+//! units too, and a good release must not be judged by that. A unit that still runs is left alone by it.
 
 use super::step;
 use crate::model::host::Current;
@@ -69,7 +71,7 @@ pub fn recover(mut operation: Operation, current: &Current, target: &Integrity) 
     }
     operation.recoveries += 1;
     operation.phase = match operation.phase {
-        Phase::Verifying if current.release() == Some(&trying) => Phase::Verifying,
+        Phase::Verifying if current.release() == Some(&trying) => Phase::Starting,
         Phase::Stopping
         | Phase::LinkingConfiguration
         | Phase::Switching

@@ -22,8 +22,8 @@ fn told(recovery: &Recovery) -> String {
     let trying = operation.trying().map(ToString::to_string).unwrap_or_default();
     match operation.phase {
         Phase::Stopping => format!("{word} stop {trying}"),
-        Phase::Verifying => format!("{word} verify {trying}"),
-        Phase::LinkingConfiguration | Phase::Switching | Phase::Starting | Phase::Ended { .. } => {
+        Phase::Starting => format!("{word} start {trying}"),
+        Phase::LinkingConfiguration | Phase::Switching | Phase::Verifying | Phase::Ended { .. } => {
             panic!("no recovery leads to {:?}", operation.phase)
         }
     }
@@ -54,7 +54,7 @@ fn every_phase_and_current_follows_the_table() {
         for phase in BEFORE_VERIFYING.iter().chain([&Phase::Verifying]) {
             let expected = match (&current, phase) {
                 (Current::NotALink, _) => "operator",
-                (Current::Release(release), Phase::Verifying) if *release == id("r2") => "resume verify r2",
+                (Current::Release(release), Phase::Verifying) if *release == id("r2") => "resume start r2",
                 (_, _) => "resume stop r2",
             };
             let recovery = recover(in_phase(phase, 0, Some("r3")), &current, &intact);
@@ -92,7 +92,7 @@ fn what_is_put_back_may_be_damaged_because_it_ran_before() {
         assert_eq!(told(&recovery), "resume stop r3", "{phase:?}");
     }
     let recovery = recover(in_phase(&Phase::Verifying, 1, Some("r3")), &Current::Release(id("r3")), &damaged);
-    assert_eq!(told(&recovery), "resume verify r3");
+    assert_eq!(told(&recovery), "resume start r3");
 }
 
 #[test]
