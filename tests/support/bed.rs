@@ -268,8 +268,9 @@ impl Bed {
     /// The release that `current` leads to.
     pub fn current(&self) -> Result<String, String> {
         let target = fs::read_link(self.app.join("current")).map_err(|error| format!("`current`: {error}"))?;
-        match target.strip_prefix("releases") {
-            Ok(release) if self.app.join(&target).is_dir() => Ok(release.display().to_string()),
+        let path = self.app.join(&target);
+        match path.strip_prefix(self.app.join("releases")) {
+            Ok(release) if path.is_dir() => Ok(release.display().to_string()),
             Ok(_) | Err(_) => Err(format!("`current` leads to {}", target.display())),
         }
     }
