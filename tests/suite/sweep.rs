@@ -6,32 +6,24 @@
     reason = "the helpers belong to the tests, and a failed step of a test is a failed test"
 )]
 
-#[path = "sweep/bed.rs"]
-mod bed;
-
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bed::{Bed, Places, agent_program};
 use nix::errno::Errno;
 use rollback::wire::v1;
+use rollback_tests::bed::{Bed, LIMIT, Places, RUNS, agent_program};
 use rollback_tests::images::{self, Image, ImageSpec, privately};
 use rollback_tests::skip::{note, skipped};
 use rollback_tests::sweep::{Action, Aim, Call, Report, Trace};
 use rollback_tests::wait::timed;
 
-/// How long one operation, one death or one start may take on a busy machine.
-const LIMIT: Duration = Duration::from_secs(30);
 /// The promise: so long after an agent starts, its service is up again.
 const UP_LIMIT: Duration = Duration::from_secs(10);
 /// Points of one sweep unless all are asked for, so that the suite ends within minutes on two cores.
 const DEATHS_MAX: usize = 24;
 /// As above; a power cut takes longer than a death.
 const CUTS_MAX: usize = 10;
-
-/// What runs before every rollback of this suite.
-const OLD: &str = "r3";
 
 /// The three ways to go back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,10 +109,10 @@ fn strike(bed: &Bed, way: Way, action: &Action, nth: usize, tally: &mut Tally) {
     let answered = bed.roll_back(&request);
     let report = if answered.is_ok() { trace.finish() } else { trace.wait(LIMIT) }.unwrap();
     drop(agent);
-    if !report.struck {
-        tally.not_reached += 1;
-    } else {
+    if report.struck {
         tally.struck += 1;
+    } else {
+        tally.not_reached += 1;
     }
     if matches!(action, Action::PowerCut(_)) {
         // A host that loses its power loses its services with it.
@@ -173,16 +165,16 @@ fn invariants(
     answered: Option<v1::ResultWord>,
 ) -> Result<(), String> {
     let current = bed.current()?;
-    if ![OLD, way.target()].contains(&current.as_str()) {
+    if ![RUNS, way.target()].contains(&current.as_str()) {
         return Err(format!("`current` leads to {current}"));
     }
     let lines = bed.history(&request.operation)?;
     let expected = match lines.as_slice() {
         [] if intended => return Err("the intent was safe, and the history does not have the operation".to_owned()),
         [] if answered.is_some() => return Err("the operation was answered and is not in the history".to_owned()),
-        [] => OLD,
+        [] => RUNS,
         [v1::ResultWord::Done] => way.target(),
-        [v1::ResultWord::PutBack] => OLD,
+        [v1::ResultWord::PutBack] => RUNS,
         other => return Err(format!("the history has {other:?}, `current` leads to {current}")),
     };
     if current != expected {

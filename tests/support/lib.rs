@@ -2,6 +2,7 @@
 //!
 //! None of this knows the product. It starts programs, cuts their power and reports what was there.
 
+pub mod bed;
 pub mod countdown;
 pub mod hosts;
 pub mod images;

@@ -122,6 +122,12 @@ impl Driver {
             return Ok(following);
         }
         let result = self.begin(order, actor.clone()).await;
+        // The same order may have come twice at once: what it was refused for is then that it runs already.
+        if result.is_err()
+            && let Some(following) = self.known(request.operation).await
+        {
+            return Ok(following);
+        }
         if let Err(StartError::Refused(refusal)) = &result {
             self.refused(&request, &actor, refusal).await;
         }
@@ -142,6 +148,10 @@ impl Driver {
 
     async fn begin(&self, order: Order, actor: String) -> Result<Following, StartError> {
         let (plan, component) = self.confirmed(order).await?;
+        // An emergency that came twice at once must not take over from itself.
+        if let Some(following) = self.registry(|registry| registry.follow(plan.request.operation)) {
+            return Ok(following);
+        }
         if let Some(by) = plan.takes_over.map(|_| plan.request.operation) {
             self.take_over(&plan.environment, by, &actor).await?;
         }

@@ -1,37 +1,48 @@
-//! A component with three releases, and agents that are started on it again and again from the same state.
+//! A component with three releases, and real agents that are started on it again and again from the same state.
+//!
+//! Its services are plain processes, so it needs neither root nor systemd.
+#![expect(clippy::disallowed_methods, reason = "this module runs real agents on real disks")]
+#![expect(clippy::unwrap_used, reason = "a failed step of a test's bed is a failed test")]
 
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rbctl::fleet::connect::{Deadlines, Target, client, connect};
 use rollback::wire::v1::{self, agent_client::AgentClient};
-use rollback_tests::images::Image;
-use rollback_tests::wait::wait_until;
 use tokio_stream::StreamExt as _;
 use tonic::transport::Channel;
 
-use crate::LIMIT;
+use crate::images::Image;
+use crate::wait::wait_until;
+
+/// How long one operation, one death or one start may take on a busy machine.
+pub const LIMIT: Duration = Duration::from_secs(30);
+/// What runs until somebody goes back.
+pub const RUNS: &str = "r3";
 
 /// Finds the agent beside the tests.
-pub(crate) fn agent_program() -> Option<PathBuf> {
+pub fn agent_program() -> Option<PathBuf> {
     let own = std::env::current_exe().ok()?;
     own.ancestors().skip(1).take(2).map(|dir| dir.join("rb-agent")).find(|path| path.exists())
 }
 
 /// Where state and component lie.
-pub(crate) enum Places {
+#[derive(Debug)]
+pub enum Places {
     /// In plain directories.
     Plain,
     /// The component on the first disk; the state there too, or on the second when there is one.
     Images(Image, Option<Image>),
 }
 
-/// The bed.
-pub(crate) struct Bed {
+/// The bed; what runs on it ends with it.
+#[derive(Debug)]
+pub struct Bed {
     dir: tempfile::TempDir,
     program: PathBuf,
     state: PathBuf,
@@ -41,11 +52,12 @@ pub(crate) struct Bed {
 }
 
 /// A running agent; killed when dropped.
-pub(crate) struct Agent(Child);
+#[derive(Debug)]
+pub struct Agent(Child);
 
 impl Agent {
     /// Its process.
-    pub(crate) fn pid(&self) -> i32 {
+    pub fn pid(&self) -> i32 {
         i32::try_from(self.0.id()).unwrap()
     }
 }
@@ -65,7 +77,14 @@ impl Drop for Bed {
 
 impl Bed {
     /// Lays out the component, lets a first agent adopt it, and keeps what that leaves as the state of every trial.
-    pub(crate) fn new(program: PathBuf, places: Places) -> Self {
+    pub fn new(program: PathBuf, places: Places) -> Self {
+        Self::with(program, places, &["bin/service", "3600"], "stability = \"0s\"")
+    }
+
+    /// As `new`, with a command of its own for the service and lines of its own for `[timeouts]`.
+    ///
+    /// Every release has `sh` as `bin/sh` and `sleep` as `bin/service`.
+    pub fn with(program: PathBuf, places: Places, command: &[&str], timeouts: &str) -> Self {
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         let (state, app) = match &places {
             Places::Plain => (dir.path().join("live/state"), dir.path().join("live/app")),
@@ -76,6 +95,7 @@ impl Bed {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let bed = Self { dir, program, state, app, places, runtime };
         bed.lay_out();
+        bed.configure(command, timeouts);
         let agent = bed.start();
         assert_eq!(bed.unit().map(|_| ()), Ok(()), "{}", bed.log());
         drop(agent);
@@ -99,23 +119,27 @@ impl Bed {
             let path = self.app.join("releases").join(release);
             fs::create_dir_all(path.join("bin")).unwrap();
             fs::copy("/bin/sleep", path.join("bin/service")).unwrap();
+            fs::copy("/bin/sh", path.join("bin/sh")).unwrap();
             fs::write(path.join("VERSION"), format!("{release}\n")).unwrap();
-            let then = std::time::SystemTime::now() - std::time::Duration::from_secs(age * 24 * 3_600);
+            let then = std::time::SystemTime::now() - Duration::from_secs(age * 24 * 3_600);
             File::open(&path).unwrap().set_modified(then).unwrap();
         }
         symlink("releases/r3", self.app.join("current")).unwrap();
         fs::write(etc.join("agent.toml"), "host = \"bed\"\n").unwrap();
+    }
+
+    fn configure(&self, command: &[&str], timeouts: &str) {
         let component = format!(
             "name = \"web\"\nenvironment = \"test\"\nroot = \"{}\"\nbackend = \"process\"\nunits = [\"web.service\"]\n\
-             [commands]\n\"web.service\" = [\"bin/service\", \"3600\"]\n[[probes]]\nname = \"unit\"\nkind = \"unit\"\n\
-             timeout = \"1s\"\ninterval = \"100ms\"\nfailures = 1\n[timeouts]\nstability = \"0s\"\n",
+             [commands]\n\"web.service\" = {command:?}\n[[probes]]\nname = \"unit\"\nkind = \"unit\"\n\
+             timeout = \"1s\"\ninterval = \"100ms\"\nfailures = 1\n[timeouts]\n{timeouts}\n",
             self.app.display()
         );
-        fs::write(etc.join("components.d/web.toml"), component).unwrap();
+        fs::write(self.dir.path().join("etc/components.d/web.toml"), component).unwrap();
     }
 
     /// Puts the first state back, safely on the disks.
-    pub(crate) fn reset(&self) {
+    pub fn reset(&self) {
         self.end_services();
         let seed = self.dir.path().join("seed");
         for (from, to) in [(seed.join("state"), &self.state), (seed.join("app"), &self.app)] {
@@ -128,8 +152,18 @@ impl Bed {
         fs::remove_file(self.dir.path().join("log")).ok();
     }
 
+    /// The directory that has `current` and the releases.
+    pub fn app(&self) -> &Path {
+        &self.app
+    }
+
+    /// The agent's state directory.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
     /// What the sweep counts: the state and the component.
-    pub(crate) fn dirs(&self) -> [PathBuf; 2] {
+    pub fn dirs(&self) -> [PathBuf; 2] {
         [self.state.clone(), self.app.clone()]
     }
 
@@ -143,36 +177,55 @@ impl Bed {
     }
 
     /// Whether there are disks whose power can be cut.
-    pub(crate) fn has_images(&self) -> bool {
+    pub fn has_images(&self) -> bool {
         self.images().next().is_some()
     }
 
     /// Where the disks are mounted.
-    pub(crate) fn mounts(&self) -> Vec<PathBuf> {
+    pub fn mounts(&self) -> Vec<PathBuf> {
         self.images().map(|image| image.path().to_owned()).collect()
     }
 
     /// Takes the power of all disks away.
-    pub(crate) fn cut_power(&self) {
+    pub fn cut_power(&self) {
         self.images().for_each(|image| image.cut_power().unwrap());
     }
 
     /// Gives it back.
-    pub(crate) fn remount(&self) {
+    pub fn remount(&self) {
         self.images().for_each(|image| image.remount().unwrap());
     }
 
     /// Starts an agent and waits until it serves.
-    pub(crate) fn start(&self) -> Agent {
+    pub fn start(&self) -> Agent {
         self.try_start().unwrap()
     }
 
     /// As `start`; says why it does not serve.
-    pub(crate) fn try_start(&self) -> Result<Agent, String> {
+    pub fn try_start(&self) -> Result<Agent, String> {
+        fs::remove_file(self.socket()).ok();
+        let mut agent = Agent(self.spawn());
+        let mut ended = None;
+        wait_until(LIMIT, "the agent to serve", || {
+            ended = agent.0.try_wait().unwrap();
+            ended.is_some() || self.client().is_ok()
+        })
+        .map_err(|error| error.to_string())?;
+        ended.map_or(Ok(agent), |status| Err(format!("it ended with {status}")))
+    }
+
+    /// Starts an agent that shall end by itself, and gives what was said until then.
+    pub fn start_another(&self) -> Result<String, String> {
+        let mut agent = Agent(self.spawn());
+        wait_until(LIMIT, "the agent to end", || agent.0.try_wait().unwrap().is_some())
+            .map_err(|error| error.to_string())?;
+        Ok(self.log())
+    }
+
+    fn spawn(&self) -> Child {
         let log = File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
         let [etc, run] = ["etc", "run"].map(|name| self.dir.path().join(name));
-        fs::remove_file(self.socket()).ok();
-        let child = Command::new(&self.program)
+        Command::new(&self.program)
             .arg("run")
             .args(["--configuration".as_ref(), etc.as_os_str()])
             .args(["--state".as_ref(), self.state.as_os_str()])
@@ -181,15 +234,7 @@ impl Bed {
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
-            .unwrap();
-        let mut agent = Agent(child);
-        let mut ended = None;
-        wait_until(LIMIT, "the agent to serve", || {
-            ended = agent.0.try_wait().unwrap();
-            ended.is_some() || self.client().is_ok()
-        })
-        .map_err(|error| error.to_string())?;
-        ended.map_or(Ok(agent), |status| Err(format!("it ended with {status}")))
+            .unwrap()
     }
 
     fn socket(&self) -> PathBuf {
@@ -203,38 +248,35 @@ impl Bed {
     }
 
     /// What the agents since the last reset have said.
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
     /// Rolls back and follows to the end; an error when the agent breaks off, refuses or does not end.
-    pub(crate) fn roll_back(&self, request: &v1::Request) -> Result<v1::ResultWord, String> {
-        let mut client = self.client()?;
-        let what = Some(v1::rollback_request::What::Request(request.clone()));
-        let following = async move {
-            let mut events = client.rollback(v1::RollbackRequest { what }).await?.into_inner();
-            while let Some(event) = events.next().await {
-                if let Some(word) = event?.operation.and_then(|operation| ended(&operation)) {
-                    return Ok(word);
-                }
-            }
-            Err(tonic::Status::aborted("the stream ended before the operation"))
-        };
-        let limited = self.runtime.block_on(async { tokio::time::timeout(LIMIT, following).await });
-        limited.map_err(|_| "the operation does not end".to_owned())?.map_err(|status| status.to_string())
+    pub fn roll_back(&self, request: &v1::Request) -> Result<v1::ResultWord, String> {
+        let client = self.client()?;
+        self.runtime.block_on(follow(client, request))
+    }
+
+    /// Sends two requests at once and follows both to their ends.
+    pub fn roll_back_both(&self, requests: [&v1::Request; 2]) -> Result<[Result<v1::ResultWord, String>; 2], String> {
+        let (first, second) = (self.client()?, self.client()?);
+        let both = async { tokio::join!(follow(first, requests[0]), follow(second, requests[1])) };
+        Ok(self.runtime.block_on(both).into())
     }
 
     /// The release that `current` leads to.
-    pub(crate) fn current(&self) -> Result<String, String> {
+    pub fn current(&self) -> Result<String, String> {
         let target = fs::read_link(self.app.join("current")).map_err(|error| format!("`current`: {error}"))?;
-        match target.strip_prefix("releases") {
-            Ok(release) if self.app.join(&target).is_dir() => Ok(release.display().to_string()),
+        let path = self.app.join(&target);
+        match path.strip_prefix(self.app.join("releases")) {
+            Ok(release) if path.is_dir() => Ok(release.display().to_string()),
             Ok(_) | Err(_) => Err(format!("`current` leads to {}", target.display())),
         }
     }
 
     /// The results of all lines of the history that are about an operation.
-    pub(crate) fn history(&self, operation: &str) -> Result<Vec<v1::ResultWord>, String> {
+    pub fn history(&self, operation: &str) -> Result<Vec<v1::ResultWord>, String> {
         let mut client = self.client()?;
         let request = v1::HistoryRequest { limit: 100, ..v1::HistoryRequest::default() };
         let reply = self.runtime.block_on(client.history(request)).map_err(|status| status.to_string())?;
@@ -243,17 +285,22 @@ impl Bed {
     }
 
     /// Whether the chain of the history stands.
-    pub(crate) fn audit(&self) -> Result<bool, String> {
+    pub fn audit(&self) -> Result<bool, String> {
         let mut client = self.client()?;
         let reply = self.runtime.block_on(client.audit(v1::AuditRequest {})).map_err(|status| status.to_string())?;
         Ok(reply.into_inner().broken_at == 0)
     }
 
-    /// The process and the start of the unit, which has to run from where `current` leads.
-    pub(crate) fn unit(&self) -> Result<(u32, String), String> {
+    /// What the agent tells of itself and the component.
+    pub fn status(&self) -> Result<v1::StatusReply, String> {
         let mut client = self.client()?;
         let reply = self.runtime.block_on(client.status(v1::StatusRequest::default()));
-        let reply = reply.map_err(|status| status.to_string())?.into_inner();
+        reply.map(tonic::Response::into_inner).map_err(|status| status.to_string())
+    }
+
+    /// The process and the start of the unit, which has to run from where `current` leads.
+    pub fn unit(&self) -> Result<(u32, String), String> {
+        let reply = self.status()?;
         let health = reply.components.first().and_then(|component| component.health.as_ref());
         let unit = health.and_then(|health| health.units.first()).ok_or("the status has no unit")?;
         if unit.active() != v1::UnitActive::Active {
@@ -268,10 +315,11 @@ impl Bed {
     }
 
     /// Kills the services that agents have started, and waits until they are gone.
-    pub(crate) fn end_services(&self) {
+    pub fn end_services(&self) {
         wait_until(LIMIT, "the services to be gone", || {
             let services = services(&self.app);
             for pid in &services {
+                // One that has ended already is no error.
                 kill(Pid::from_raw(*pid), Signal::SIGKILL).ok();
             }
             services.is_empty()
@@ -293,6 +341,21 @@ fn services(app: &Path) -> Vec<i32> {
 fn copy(from: &Path, to: &Path) {
     let status = Command::new("cp").args(["-a", "--sparse=always", "-T"]).args([from, to]).status().unwrap();
     assert!(status.success(), "cannot copy {}", from.display());
+}
+
+async fn follow(mut client: AgentClient<Channel>, request: &v1::Request) -> Result<v1::ResultWord, String> {
+    let what = Some(v1::rollback_request::What::Request(request.clone()));
+    let following = async move {
+        let mut events = client.rollback(v1::RollbackRequest { what }).await?.into_inner();
+        while let Some(event) = events.next().await {
+            if let Some(word) = event?.operation.and_then(|operation| ended(&operation)) {
+                return Ok(word);
+            }
+        }
+        Err(tonic::Status::aborted("the stream ended before the operation"))
+    };
+    let limited = tokio::time::timeout(LIMIT, following).await;
+    limited.map_err(|_| "the operation does not end".to_owned())?.map_err(|status| status.to_string())
 }
 
 /// The result of an operation, when it is over.
