@@ -126,12 +126,3 @@ pub struct Selector {
     #[arg(short = 'e', long = "environment", visible_alias = "env")]
     pub environment: Option<::rollback::model::ids::Environment>,
 }
-
-impl Selector {
-    pub(crate) fn wire(&self) -> ::rollback::wire::v1::ComponentSelector {
-        ::rollback::wire::v1::ComponentSelector {
-            component: self.component.as_ref().map(ToString::to_string).unwrap_or_default(),
-            environment: self.environment.as_ref().map(ToString::to_string).unwrap_or_default(),
-        }
-    }
-}

@@ -19,14 +19,24 @@ pub mod watch;
 
 use std::time::Duration;
 
+use ::rollback::wire::v1;
 use jiff::Timestamp;
 
-use crate::cli::{Cli, Command, Global};
+use crate::cli::{Cli, Command, Global, Selector};
 use crate::error::{CommandError, EXIT_CODES, EXIT_DONE};
 use crate::fleet::connect::Trust;
 use crate::fleet::fanout::Fleet;
 use crate::inventory;
 use crate::ui::printer::{Printer, table};
+
+impl Selector {
+    pub(crate) fn wire(&self) -> v1::ComponentSelector {
+        v1::ComponentSelector {
+            component: self.component.as_ref().map(ToString::to_string).unwrap_or_default(),
+            environment: self.environment.as_ref().map(ToString::to_string).unwrap_or_default(),
+        }
+    }
+}
 
 /// What every command gets.
 pub struct Session {
