@@ -49,6 +49,20 @@ fn repository() -> PathBuf {
 struct World {
     fleet: Fleet,
     operator: tempfile::TempDir,
+    staged: tempfile::TempDir,
+}
+
+/// Copies what is installed to where the hosts see it: their `/tmp` and `/run` are their own, and a checkout may lie there.
+fn stage() -> tempfile::TempDir {
+    let staged = tempfile::tempdir_in("/var/tmp").expect("a directory that the hosts see");
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .arg(repository().join("systemd"))
+        .args(["rb-agent", "rbctl", "rb-demo-service"].map(|name| built().join(name)))
+        .arg(staged.path())
+        .status();
+    assert!(copied.is_ok_and(|status| status.success()), "cannot copy what is installed");
+    staged
 }
 
 impl World {
@@ -84,8 +98,8 @@ impl World {
     }
 
     fn install(&self, host: &Host) {
-        let script = repository().join("systemd/install.sh");
-        host.sh(&format!("{} --from {}", script.display(), built().display())).expect("the installer works");
+        let staged = self.staged.path().display();
+        host.sh(&format!("{staged}/systemd/install.sh --from {staged}")).expect("the installer works");
         let pki = self.operator.path().join("pki");
         let read = |path: PathBuf| std::fs::read_to_string(path).expect("a readable file");
         host.write("/etc/rollback/pki/ca.crt", read(pki.join("ca.crt")), 0o644).expect("written");
