@@ -16,7 +16,7 @@ use rollback_tests::bed::{Bed, LIMIT, Places, RUNS, agent_program};
 use rollback_tests::images::{self, Image, ImageSpec, privately};
 use rollback_tests::skip::{note, skipped};
 use rollback_tests::sweep::{Action, Aim, Call, Report, Trace};
-use rollback_tests::wait::timed;
+use rollback_tests::wait::{timed, wait_until};
 
 /// The promise: so long after an agent starts, its service is up again.
 const UP_LIMIT: Duration = Duration::from_secs(10);
@@ -119,7 +119,7 @@ fn strike(bed: &Bed, way: Way, action: &Action, nth: usize, tally: &mut Tally) {
         bed.end_services();
         bed.remount();
     }
-    let (verdict, took) = judge(bed, way, &request, &report, answered.ok());
+    let (verdict, took) = judge(bed, (way, intended(&report, bed.has_images())), &request, answered.ok());
     tally.slowest = tally.slowest.max(took);
     if let Err(wrong) = verdict {
         let call = report.calls.last().map(ToString::to_string).unwrap_or_default();
@@ -139,11 +139,12 @@ fn intended(report: &Report, cut: bool) -> bool {
 }
 
 /// Starts the next agent, and says what is wrong with what it made of the host, and how long it took to serve.
+///
+/// `intended` tells that the operation has to be there.
 fn judge(
     bed: &Bed,
-    way: Way,
+    (way, intended): (Way, bool),
     request: &v1::Request,
-    report: &Report,
     answered: Option<v1::ResultWord>,
 ) -> (Result<(), String>, Duration) {
     let (agent, took) = timed(|| bed.try_start());
@@ -151,7 +152,7 @@ fn judge(
         Ok(agent) => agent,
         Err(why) => return (Err(format!("the next agent does not serve: {why}\n{}", bed.log())), took),
     };
-    let verdict = invariants(bed, way, request, intended(report, bed.has_images()), answered)
+    let verdict = invariants(bed, (way, intended), request, answered)
         .and_then(|()| if took > UP_LIMIT { Err(format!("it took {took:?} to serve")) } else { Ok(()) });
     drop(agent);
     (verdict, took)
@@ -159,9 +160,8 @@ fn judge(
 
 fn invariants(
     bed: &Bed,
-    way: Way,
+    (way, intended): (Way, bool),
     request: &v1::Request,
-    intended: bool,
     answered: Option<v1::ResultWord>,
 ) -> Result<(), String> {
     let current = bed.current()?;
@@ -249,6 +249,59 @@ fn an_agent_killed_before_any_call_leaves_old_or_new_and_the_next_one_converges(
     verdict(name, tallies);
 }
 
+/// Strikes a rollback before call `first`, leaves the next agent to `aim`, and gives what that one did until it served.
+fn strike_twice(bed: &Bed, first: usize, aim: Aim) -> (v1::Request, Report) {
+    bed.reset();
+    let agent = bed.start();
+    let trace = Trace::attach(agent.pid(), Aim::strike(&bed.dirs(), first, Action::Kill)).unwrap();
+    let request = Way::Standard.request();
+    bed.roll_back(&request).unwrap_err();
+    assert!(trace.wait(LIMIT).unwrap().struck);
+    drop(agent);
+    // Its first call on the disk comes long after its program was loaded, which is when it is attached to.
+    let agent = bed.launch();
+    let trace = Trace::attach(agent.pid(), aim).unwrap();
+    wait_until(LIMIT, "the next agent to serve or to die", || trace.is_over() || bed.serves()).unwrap();
+    (request, trace.finish().unwrap())
+}
+
+#[test]
+fn an_agent_killed_again_while_it_recovers_leaves_the_rest_to_the_next() {
+    let name = "an_agent_killed_again_while_it_recovers_leaves_the_rest_to_the_next";
+    let Some(program) = possible(name) else { return };
+    let bed = Bed::new(program, Places::Plain);
+    let calls = count(&bed, Way::Standard);
+    let last = |wanted: &str, end: &str| {
+        calls.iter().rposition(|call| call.name == wanted && call.path.ends_with(end)).unwrap() + 1
+    };
+    let mut tallies = Vec::new();
+    // Once before the switch, once before the outcome is on the disk.
+    for first in [last("renameat2", "current"), last("fsync", "history.db-wal")] {
+        let mut tally = Tally::default();
+        let recovering = strike_twice(&bed, first, Aim::count(&bed.dirs())).1.calls;
+        let ((), took) = timed(|| {
+            for nth in points(recovering.len(), DEATHS_MAX) {
+                let (request, report) = strike_twice(&bed, first, Aim::strike(&bed.dirs(), nth, Action::Kill));
+                if report.struck {
+                    tally.struck += 1;
+                } else {
+                    tally.not_reached += 1;
+                }
+                // The first agent had made its intent safe, whatever the second came to.
+                let (verdict, took) = judge(&bed, (Way::Standard, true), &request, None);
+                tally.slowest = tally.slowest.max(took);
+                if let Err(wrong) = verdict {
+                    let call = report.calls.last().map(ToString::to_string).unwrap_or_default();
+                    tally.failures.push(format!("before call {nth} ({call}): {wrong}"));
+                }
+                bed.end_services();
+            }
+        });
+        tallies.push((format!("killed at {first}, then again"), recovering.len(), tally, took));
+    }
+    verdict(name, tallies);
+}
+
 /// Runs `test` on ext4 and on XFS, with the state beside the releases and on another disk.
 fn on_all_disks(name: &str, layouts: &[bool], mut test: impl FnMut(&Bed, &str) + Send) {
     let Some(program) = possible(name) else { return };
@@ -306,7 +359,7 @@ fn done_then_cut(bed: &Bed, lie: Option<usize>) -> Result<(), String> {
             return Err(format!("another call came in its place: {call}"));
         }
     }
-    let verdict = judge(bed, Way::Standard, &request, &report, answered.ok()).0;
+    let verdict = judge(bed, (Way::Standard, true), &request, answered.ok()).0;
     bed.end_services();
     verdict
 }

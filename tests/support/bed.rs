@@ -204,7 +204,7 @@ impl Bed {
     /// As `start`; says why it does not serve.
     pub fn try_start(&self) -> Result<Agent, String> {
         fs::remove_file(self.socket()).ok();
-        let mut agent = Agent(self.spawn());
+        let mut agent = self.launch();
         let mut ended = None;
         wait_until(LIMIT, "the agent to serve", || {
             ended = agent.0.try_wait().unwrap();
@@ -216,16 +216,17 @@ impl Bed {
 
     /// Starts an agent that shall end by itself, and gives what was said until then.
     pub fn start_another(&self) -> Result<String, String> {
-        let mut agent = Agent(self.spawn());
+        let mut agent = self.launch();
         wait_until(LIMIT, "the agent to end", || agent.0.try_wait().unwrap().is_some())
             .map_err(|error| error.to_string())?;
         Ok(self.log())
     }
 
-    fn spawn(&self) -> Child {
+    /// Starts an agent and waits for nothing.
+    pub fn launch(&self) -> Agent {
         let log = File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
         let [etc, run] = ["etc", "run"].map(|name| self.dir.path().join(name));
-        Command::new(&self.program)
+        let child = Command::new(&self.program)
             .arg("run")
             .args(["--configuration".as_ref(), etc.as_os_str()])
             .args(["--state".as_ref(), self.state.as_os_str()])
@@ -233,8 +234,13 @@ impl Bed {
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
-            .spawn()
-            .unwrap()
+            .spawn();
+        Agent(child.unwrap())
+    }
+
+    /// Whether an agent answers.
+    pub fn serves(&self) -> bool {
+        self.client().is_ok()
     }
 
     fn socket(&self) -> PathBuf {
