@@ -67,8 +67,9 @@ fn stage() -> tempfile::TempDir {
 
 impl World {
     fn up(hosts: usize) -> Self {
-        let world =
-            Self { fleet: Fleet::up(hosts).expect("hosts"), operator: tempfile::tempdir().expect("a directory") };
+        let staged = stage();
+        let operator = tempfile::tempdir().expect("a directory");
+        let world = Self { fleet: Fleet::up(hosts).expect("hosts"), operator, staged };
         world.pki(&["init", "--domain", "lab"]);
         world.pki(&["issue", "operator", "alice", "--role", "operator", "--environment", "prod"]);
         world.pki(&["issue", "operator", "vera", "--role", "viewer", "--environment", "prod"]);
