@@ -57,7 +57,7 @@ fn stage() -> tempfile::TempDir {
     let staged = tempfile::tempdir_in("/var/tmp").expect("a directory that the hosts see");
     let copied = std::process::Command::new("cp")
         .arg("-a")
-        .arg(repository().join("systemd"))
+        .args(["systemd", "docs"].map(|folder| repository().join(folder)))
         .args(["rb-agent", "rbctl", "rb-demo-service"].map(|name| built().join(name)))
         .arg(staged.path())
         .status();
