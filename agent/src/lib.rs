@@ -2,7 +2,6 @@
 
 pub mod app;
 pub mod audit;
-pub mod checkpoint;
 pub mod clock;
 pub mod config;
 pub mod driver;

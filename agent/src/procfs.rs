@@ -4,10 +4,29 @@
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, getpgid};
+use serde::{Deserialize, Serialize};
+
+/// One process, for as long as the host is up: a process id alone is given again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Process {
+    pub(crate) pid: u32,
+    /// When it started, in clock ticks since boot.
+    started: u64,
+}
+
+impl Process {
+    /// Names the process that has this id now.
+    pub(crate) fn of(pid: u32) -> Option<Self> {
+        started(pid).map(|started| Self { pid, started })
+    }
+
+    /// Tells whether it is there and does more than wait to be reaped.
+    pub(crate) fn is_alive(self) -> bool {
+        started(self.pid) == Some(self.started)
+    }
+}
 
 /// Tells when a process started, in clock ticks since boot; none when it is gone or only waits to be reaped.
-///
-/// Process id and start together name one process for as long as the host is up.
 pub(crate) fn started(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the program's name in parentheses and may hold anything, parentheses included.
@@ -28,15 +47,16 @@ pub(crate) fn boot() -> String {
 
 /// Finds the living processes that were started with the mark `NAME=VALUE` in their environment, and their children.
 ///
-/// A process that changed its user or cleared its environment is not found.
-pub(crate) fn marked(mark: &str) -> Vec<u32> {
+/// A process that changed its user or cleared its environment is not found, and neither is one that is on its way out:
+/// it has no environment any more, but may still hold a port. Who waits for an end keeps whom it has seen.
+pub(crate) fn marked(mark: &str) -> Vec<Process> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let carries = |pid: &u32| {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
     };
-    pids.filter(carries).filter(|pid| started(*pid).is_some()).collect()
+    pids.filter(carries).filter_map(Process::of).collect()
 }
 
 /// Names the group of a process; none when it is gone.

@@ -29,8 +29,8 @@ pub struct Global {
     /// Every host of the context; commands that change something demand it or `--host`.
     #[arg(long, global = true, conflicts_with = "hosts")]
     pub all: bool,
-    /// The agent of this host, over its root-only socket; needs no certificate.
-    #[arg(long, global = true, conflicts_with_all = ["hosts", "all", "context"])]
+    /// The agent of this host, over its root-only socket; needs no certificate and heeds no context.
+    #[arg(long, global = true, conflicts_with_all = ["hosts", "all"])]
     pub local: bool,
     /// The socket of `--local`.
     #[arg(long, global = true, value_name = "PATH", default_value = "/run/rollback/agent.sock", env = "RBCTL_SOCKET")]
@@ -125,4 +125,21 @@ pub struct Selector {
     /// The environment.
     #[arg(short = 'e', long = "environment", visible_alias = "env")]
     pub environment: Option<::rollback::model::ids::Environment>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_local_socket_serves_whatever_context_is_set() {
+        // A context out of the environment (`RBCTL_CONTEXT`) reaches the parser as this option does.
+        let cli = Cli::try_parse_from(["rbctl", "--context", "prod", "--local", "status"]);
+        assert!(cli.is_ok_and(|cli| cli.global.local));
+    }
+
+    #[test]
+    fn the_local_socket_and_named_hosts_exclude_each_other() {
+        assert!(Cli::try_parse_from(["rbctl", "--local", "--host", "web01", "status"]).is_err());
+    }
 }

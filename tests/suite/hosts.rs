@@ -156,11 +156,8 @@ fn current(host: &Host) -> String {
 }
 
 fn served(host: &Host) -> String {
-    host.sh("exec 3<>/dev/tcp/127.0.0.1/8080; printf 'GET /index.html HTTP/1.0\\r\\n\\r\\n' >&3; tail -1 <&3")
-        .or_else(|_| host.sh("python3 -c \"import urllib.request as u; print(u.urlopen('http://127.0.0.1:8080/index.html').read().decode())\""))
-        .expect("the service answers")
-        .trim()
-        .to_owned()
+    let page = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8080/index.html').read().decode())";
+    host.sh(&format!("python3 -c \"{page}\"")).expect("the service answers").trim().to_owned()
 }
 
 /// Says whether real hosts can be had, and which test is skipped when not.
@@ -260,4 +257,7 @@ fn an_agent_killed_in_the_middle_finishes_by_itself() {
     let operations = history["hosts"][0]["operations"].as_array().expect("operations").clone();
     assert_eq!(operations.len(), 1, "one operation, whatever died: {operations:?}");
     assert_eq!(operations[0]["result"], "done");
+    let id = operations[0]["operation"].as_str().expect("an operation");
+    let shown = world.json(&["show", "--host", "h1", id]);
+    assert_eq!(shown["operation"]["recoveries"], 1, "{shown}");
 }

@@ -12,7 +12,6 @@ use rollback::model::record::Record;
 use tokio::sync::watch;
 
 use super::{Driver, Progress};
-use crate::checkpoint;
 use crate::config::Component;
 use crate::observe::blocking;
 use crate::ports::PortError;
@@ -72,7 +71,6 @@ impl Driver {
                 // The durable intent stands; recovery goes by observation, so a lost phase costs only a repetition.
                 tracing::warn!(operation = %operation.id, "{}", Chain(&error));
             }
-            checkpoint::reached(effect.name());
             let attempt = operation.attempt;
             let step = self.perform(component, &operation, effect).await;
             operation = engine::step::step(operation, step);

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{Seen, no_answer};
 use crate::config::{Component, ExecProbe};
-use crate::procfs;
+use crate::procfs::{self, Process};
 
 /// Bytes of output that are kept of each stream; what comes after is read and forgotten, so that the program goes on.
 const OUTPUT_BYTES_MAX: usize = 4 * 1024;
@@ -36,23 +36,26 @@ struct Family {
 }
 
 impl Family {
-    /// Sends SIGKILL to everybody and tells whether somebody was there.
-    fn kill(&self) -> bool {
+    /// Sends SIGKILL to everybody and tells who was there.
+    fn kill(&self) -> Vec<Process> {
         if let Some(leader) = self.leader {
             procfs::signal_group(leader, Signal::SIGKILL).ok();
         }
         let strays = procfs::marked(&self.mark);
         for stray in &strays {
-            procfs::signal(*stray, Signal::SIGKILL).ok();
+            procfs::signal(stray.pid, Signal::SIGKILL).ok();
         }
-        !strays.is_empty()
+        strays
     }
 
     /// Kills until nobody is left: one who forks while being looked for is found the next time.
     async fn end(self) {
         let deadline = Instant::now() + END_LIMIT;
-        while self.kill() && Instant::now() < deadline {
+        let mut alive = self.kill();
+        while !alive.is_empty() && Instant::now() < deadline {
             sleep(LOOK_EVERY).await;
+            alive.extend(self.kill());
+            alive.retain(|process| process.is_alive());
         }
     }
 }

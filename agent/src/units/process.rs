@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::config::{Backend, Component};
 use crate::ports::{PortError, Units};
-use crate::procfs;
+use crate::procfs::{self, Process};
 
 /// Longest time after SIGKILL until a process must be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(2);
@@ -62,12 +62,6 @@ struct Record {
     process: Option<Process>,
     /// Whether it was stopped on purpose.
     stopped: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Process {
-    pid: u32,
-    started: u64,
 }
 
 /// How a unit stands.
@@ -187,12 +181,14 @@ impl Processes {
         let Some(mut record) = Record::load(&path).filter(|record| !record.stopped) else { return Ok(()) };
         if record.boot == procfs::boot() {
             let deadline = Instant::now() + limit;
+            let mut family = record.members();
             record.signal(Signal::SIGTERM).map_err(|error| unsignalled(unit, error))?;
-            if !self.await_end(&path, &record, deadline).await {
+            if !self.await_end(&path, &record, &mut family, deadline).await {
                 tracing::warn!(%unit, limit_ms = limit.as_millis(), "process did not stop in time and is killed");
                 record.signal(Signal::SIGKILL).map_err(|error| unsignalled(unit, error))?;
-                if !self.await_end(&path, &record, Instant::now() + KILL_LIMIT).await {
-                    let found = format!("after SIGKILL still alive: pids {:?}", record.members());
+                if !self.await_end(&path, &record, &mut family, Instant::now() + KILL_LIMIT).await {
+                    let alive: Vec<u32> = family.iter().map(|process| process.pid).collect();
+                    let found = format!("after SIGKILL still alive: pids {alive:?}");
                     return Err(PortError::Unfit { attempt: format!("cannot stop `{unit}`"), found });
                 }
             }
@@ -203,7 +199,8 @@ impl Processes {
     }
 
     /// Waits until neither the process nor what it left behind is alive; tells whether that came before the deadline.
-    async fn await_end(&self, path: &Path, record: &Record, deadline: Instant) -> bool {
+    /// `family` are those who were seen alive; who is found later joins them, who is gone leaves.
+    async fn await_end(&self, path: &Path, record: &Record, family: &mut Vec<Process>, deadline: Instant) -> bool {
         if let (Some(mut exit), true) = (self.exit_of(path), record.runs()) {
             let ended = tokio::time::timeout_at(deadline, exit.wait_for(Option::is_some)).await;
             if ended.is_err() {
@@ -211,7 +208,10 @@ impl Processes {
             }
         }
         loop {
-            if !record.runs() && record.members().is_empty() {
+            let found: Vec<Process> = record.members().into_iter().filter(|found| !family.contains(found)).collect();
+            family.extend(found);
+            family.retain(|process| process.is_alive());
+            if !record.runs() && family.is_empty() {
                 return true;
             }
             if Instant::now() >= deadline {
@@ -219,16 +219,6 @@ impl Processes {
             }
             sleep(LOOK_EVERY).await;
         }
-    }
-}
-
-impl Process {
-    fn of(pid: u32) -> Option<Self> {
-        procfs::started(pid).map(|started| Self { pid, started })
-    }
-
-    fn is_alive(self) -> bool {
-        procfs::started(self.pid) == Some(self.started)
     }
 }
 
@@ -243,7 +233,7 @@ impl Record {
         let text = std::fs::read_to_string(path).ok()?;
         let mut record: Self = serde_json::from_str(text.trim_end()).ok()?;
         if record.process.is_none() && !record.stopped && record.boot == procfs::boot() {
-            record.process = record.members().into_iter().min().and_then(Process::of);
+            record.process = record.members().into_iter().min_by_key(|process| process.pid);
         }
         Some(record)
     }
@@ -264,15 +254,16 @@ impl Record {
     }
 
     /// Lists the living processes that carry this start's mark.
-    fn members(&self) -> Vec<u32> {
+    fn members(&self) -> Vec<Process> {
         procfs::marked(&format!("{MARK}={}", self.invocation))
     }
 
     /// Signals the process with its group, and whatever of it left the group.
     fn signal(&self, signal: Signal) -> Result<(), nix::errno::Errno> {
         let leader = self.process.filter(|process| process.is_alive()).map(|process| process.pid);
-        let strays = self.members().into_iter().filter(|pid| leader.is_none() || procfs::group(*pid) != leader);
-        strays.into_iter().try_for_each(|pid| procfs::signal(pid, signal))?;
+        let members = self.members().into_iter().map(|process| process.pid);
+        let mut strays = members.filter(|pid| leader.is_none() || procfs::group(*pid) != leader);
+        strays.try_for_each(|pid| procfs::signal(pid, signal))?;
         leader.map_or(Ok(()), |leader| procfs::signal_group(leader, signal))
     }
 }
