@@ -7,6 +7,7 @@ use crate::model::ids::UnitName;
 use crate::model::operation::{Outcome, Phase};
 use crate::model::refusal::{Refusal, Unfit};
 use crate::model::release::{Difference, DifferenceKind};
+use crate::model::watch::Watch;
 
 /// Says why nothing was begun.
 #[must_use]
@@ -169,7 +170,18 @@ pub fn effect(effect: &Effect) -> String {
         Effect::CurrentLinked { release } => format!("switching `current` to `{release}`"),
         Effect::UnitsStarted { units } => format!("starting {}", quoted(units)),
         Effect::Verified { release } => format!("verifying `{release}`"),
+        Effect::Watched { release } => format!("watching `{release}`"),
+        Effect::Confirmed { release } => format!("waiting for `{release}` to be confirmed"),
     }
+}
+
+/// Says how a release is watched.
+#[must_use]
+pub fn watch(watch: &Watch) -> String {
+    let end = if watch.auto { "goes back by itself when it fails" } else { "stays when it fails" };
+    let confirm =
+        watch.confirm_ms.map(|millis| format!(", and goes back unless confirmed within {} s", millis / 1_000));
+    format!("{} s, {end}{}", watch.lasts_ms / 1_000, confirm.unwrap_or_default())
 }
 
 /// Says what an operation does next.
@@ -181,6 +193,8 @@ pub fn phase(phase: &Phase) -> String {
         Phase::Switching => "`current` is being switched".to_owned(),
         Phase::Starting => "the units are being started".to_owned(),
         Phase::Verifying => "the release is being verified".to_owned(),
+        Phase::Watching => "the release is being watched".to_owned(),
+        Phase::Confirming => "the release waits to be confirmed".to_owned(),
         Phase::Ended { outcome: end } => outcome(end),
     }
 }
@@ -191,7 +205,7 @@ pub fn outcome(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Done { release } => format!("done: `{release}` runs and is verified"),
         Outcome::Unverified { release, verdict: judged, cause } => {
-            format!("rolled back but not verified: `{release}` runs, {}: {cause}", verdict(*judged))
+            format!("not verified: `{release}` runs, {}: {cause}", verdict(*judged))
         }
         Outcome::PutBack { release, cause } => format!("failed and put back: `{release}` runs again: {cause}"),
         Outcome::NeedsOperator { release: Some(release), cause } => {
@@ -200,7 +214,7 @@ pub fn outcome(outcome: &Outcome) -> String {
         Outcome::NeedsOperator { release: None, cause } => {
             format!("manual intervention required: what `current` leads to is unknown: {cause}")
         }
-        Outcome::Superseded { by } => format!("taken over by emergency {by}"),
+        Outcome::Superseded { by } => format!("taken over by operation {by}"),
     }
 }
 

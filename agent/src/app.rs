@@ -23,7 +23,7 @@ use crate::facts::HostFacts;
 use crate::history::SqliteHistory;
 use crate::ports::{Clock, History};
 use crate::probe::Probes;
-use crate::release::DiskStore;
+use crate::release::{DiskStore, switched};
 use crate::rpc::denials::Denials;
 use crate::rpc::local::LocalSocket;
 use crate::rpc::server;
@@ -165,7 +165,7 @@ pub async fn run(paths: Paths, hostname: String) -> Result<(), AppError> {
     let listen = settings.listen;
     let settings = Arc::new(ArcSwap::from_pointee(settings));
     let driver = Driver::new(ports, Arc::clone(&settings));
-    let boot = boot_id();
+    let boot = crate::procfs::boot();
     driver.note(Record::AgentStarted { version: env!("CARGO_PKG_VERSION").to_owned(), boot }).await;
     let itself = Arc::new(Itself { started_at, tls, no_tls, audit, reload: Mutex::default() });
     let app = App { paths, hostname, driver, settings, itself };
@@ -247,6 +247,7 @@ impl App {
         let further: Vec<PathBuf> =
             self.settings.load().tls.iter().filter_map(|tls| Some(tls.certificate.parent()?.to_owned())).collect();
         let mut changes = config::watch(&self.paths, &further).map_err(part("cannot watch the configuration"))?;
+        let mut switches = self.watch_links();
         let mut adopt = tokio::time::interval(ADOPT_INTERVAL);
         let beat = sd_notify::watchdog_enabled().map_or(STATUS_INTERVAL, |limit| limit / 3).min(STATUS_INTERVAL);
         let mut beats = tokio::time::interval(beat);
@@ -257,13 +258,20 @@ impl App {
             tokio::select! {
                 _ = terminate.recv() => return Ok(()),
                 _ = interrupt.recv() => return Ok(()),
-                _ = hangup.recv() => self.reload().await,
-                Some(()) = changes.recv() => self.reload().await,
+                _ = hangup.recv() => { self.reload().await; switches = self.watch_links(); }
+                Some(()) = changes.recv() => { self.reload().await; switches = self.watch_links(); }
+                Some(()) = next(&mut switches) => drop(self.driver.adopt_all().await),
                 _ = adopt.tick() => drop(self.driver.adopt_all().await),
                 _ = beats.tick() => self.beat().await,
                 _ = operations.recv() => { self.itself.audit.wake(); self.beat().await; }
             }
         }
+    }
+
+    /// Watches the links of all components; without, they are looked at every [`ADOPT_INTERVAL`] all the same.
+    fn watch_links(&self) -> Option<tokio::sync::mpsc::Receiver<()>> {
+        let settings = self.settings.load();
+        switched::watch(settings.components.values()).inspect_err(|error| tracing::warn!("{}", Chain(error))).ok()
     }
 
     /// Feeds the watchdog only when the history's thread answers; the driver answers by running this.
@@ -342,6 +350,14 @@ impl App {
     }
 }
 
+/// Gives the next message; waits for ever without a sender.
+async fn next(receiver: &mut Option<tokio::sync::mpsc::Receiver<()>>) -> Option<()> {
+    match receiver {
+        Some(receiver) => receiver.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
 fn signals(kind: SignalKind) -> Result<Signal, AppError> {
     signal(kind).map_err(part("cannot listen to signals"))
 }
@@ -360,9 +376,4 @@ fn make_private(path: &std::path::Path) -> Result<(), AppError> {
         .mode(0o700)
         .create(path)
         .map_err(|source| AppError::Directory { path: path.to_owned(), source })
-}
-
-fn boot_id() -> String {
-    #[expect(clippy::disallowed_methods, reason = "the kernel tells its boot through a file")]
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }

@@ -20,6 +20,10 @@ impl Clock for SystemClock {
         Timestamp::now()
     }
 
+    fn boot(&self) -> String {
+        crate::procfs::boot()
+    }
+
     fn boottime(&self) -> Duration {
         // CLOCK_BOOTTIME exists on every kernel since 2.6.39; the fallback keeps durations at zero, never negative.
         clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()

@@ -8,6 +8,7 @@ pub mod driver;
 pub mod facts;
 pub mod history;
 pub mod log;
+pub mod notice;
 pub mod observe;
 pub mod ports;
 pub mod probe;

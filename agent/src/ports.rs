@@ -88,6 +88,12 @@ pub trait Store: Send + Sync {
     /// When the releases directory cannot be read or the state directory cannot be written.
     fn adopt(&self, component: &Component, now: Timestamp) -> Result<Adopted, PortError>;
 
+    /// Forgets what was recorded of a release, so that it is adopted anew; its directory is left alone.
+    ///
+    /// # Errors
+    /// When the state directory cannot be written.
+    fn forget(&self, component: &Component, release: &ReleaseId) -> Result<(), PortError>;
+
     /// Judges a release by a stat of every entry; what moved is read and compared, and recorded anew when it stands.
     fn check(&self, component: &Component, release: &ReleaseId, now: Timestamp) -> Integrity;
 
@@ -299,6 +305,8 @@ pub trait IntentJournal: Send + Sync {
 pub trait Clock: Send + Sync {
     /// The wall clock.
     fn now(&self) -> Timestamp;
+    /// Names this boot of the host; empty when the kernel does not tell.
+    fn boot(&self) -> String;
     /// Time since the host booted, suspended time included.
     fn boottime(&self) -> Duration;
     /// Waits.

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    apply, audit, completion, demo, history, man, pki, plan, releases, rollback, show, stats, status, verify, watch,
+    apply, audit, completion, confirm, demo, deploy, history, man, pki, plan, releases, rollback, show, stats, status,
+    verify, watch,
 };
 
 /// Takes systemd services back to their last good release.
@@ -86,6 +87,10 @@ pub enum Command {
     Rollback(rollback::RollbackArgs),
     /// Shows what a rollback would do, and saves it.
     Plan(plan::PlanArgs),
+    /// Activates a release, has the agent watch it, and goes back when it fails.
+    Deploy(deploy::DeployArgs),
+    /// Says that a deploy is well, so that it does not go back.
+    Confirm(confirm::ConfirmArgs),
     /// Runs a saved plan; refused when the host has changed since.
     Apply(apply::ApplyArgs),
     /// Shows what runs, how it does, and who holds it.

@@ -43,9 +43,10 @@ impl TryFrom<v1::HistoryLine> for HistoryLine {
     fn try_from(line: v1::HistoryLine) -> Result<Self, ConvertError> {
         let operation_type = match word::<v1::OperationType>("operation_type", line.operation_type)? {
             v1::OperationType::Unspecified => None,
-            set @ (v1::OperationType::Previous | v1::OperationType::Specific | v1::OperationType::Emergency) => {
-                Some(set.try_into()?)
-            }
+            set @ (v1::OperationType::Previous
+            | v1::OperationType::Specific
+            | v1::OperationType::Emergency
+            | v1::OperationType::Deploy) => Some(set.try_into()?),
         };
         Ok(Self {
             operation: name("operation", &line.operation)?,

@@ -9,6 +9,7 @@ mod operation;
 mod plan;
 mod refusal;
 mod release;
+mod watch;
 
 use std::fmt::Display;
 use std::str::FromStr;

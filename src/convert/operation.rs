@@ -9,7 +9,7 @@ use crate::model::ids::UnitName;
 use crate::model::operation::{ChainHead, Evidence, Operation, Outcome, Phase, Step, Trigger};
 use crate::wire::v1;
 
-enum_words!(Trigger, v1::Trigger, "trigger", { Manual <=> Manual });
+enum_words!(Trigger, v1::Trigger, "trigger", { Manual <=> Manual, External <=> External });
 
 fn units_out(units: &[UnitName]) -> v1::UnitList {
     v1::UnitList { units: units.iter().map(ToString::to_string).collect() }
@@ -29,6 +29,8 @@ impl From<Effect> for v1::Effect {
                 Effect::CurrentLinked { release } => Wire::CurrentLinked(release.to_string()),
                 Effect::UnitsStarted { units } => Wire::UnitsStarted(units_out(&units)),
                 Effect::Verified { release } => Wire::Verified(release.to_string()),
+                Effect::Watched { release } => Wire::Watched(release.to_string()),
+                Effect::Confirmed { release } => Wire::Confirmed(release.to_string()),
             }),
         }
     }
@@ -45,6 +47,8 @@ impl TryFrom<v1::Effect> for Effect {
             Wire::CurrentLinked(id) => Self::CurrentLinked { release: name("release", &id)? },
             Wire::UnitsStarted(units) => Self::UnitsStarted { units: units_in(units)? },
             Wire::Verified(id) => Self::Verified { release: name("release", &id)? },
+            Wire::Watched(id) => Self::Watched { release: name("release", &id)? },
+            Wire::Confirmed(id) => Self::Confirmed { release: name("release", &id)? },
         })
     }
 }
@@ -147,6 +151,8 @@ impl From<Phase> for v1::Phase {
                 Phase::Switching => Wire::Switching(v1::Empty {}),
                 Phase::Starting => Wire::Starting(v1::Empty {}),
                 Phase::Verifying => Wire::Verifying(v1::Empty {}),
+                Phase::Watching => Wire::Watching(v1::Empty {}),
+                Phase::Confirming => Wire::Confirming(v1::Empty {}),
                 Phase::Ended { outcome } => Wire::Ended(outcome.into()),
             }),
         }
@@ -164,6 +170,8 @@ impl TryFrom<v1::Phase> for Phase {
             Wire::Switching(v1::Empty {}) => Self::Switching,
             Wire::Starting(v1::Empty {}) => Self::Starting,
             Wire::Verifying(v1::Empty {}) => Self::Verifying,
+            Wire::Watching(v1::Empty {}) => Self::Watching,
+            Wire::Confirming(v1::Empty {}) => Self::Confirming,
             Wire::Ended(outcome) => Self::Ended { outcome: outcome.try_into()? },
         })
     }
@@ -182,6 +190,7 @@ impl From<Operation> for v1::Operation {
             steps: operation.steps.into_iter().map(Into::into).collect(),
             recoveries: operation.recoveries,
             took_over: optional_text(operation.took_over.as_ref()),
+            watched: operation.watched.map(Into::into),
         }
     }
 }
@@ -201,6 +210,7 @@ impl TryFrom<v1::Operation> for Operation {
             steps: list("steps", operation.steps, TryInto::try_into)?,
             recoveries: operation.recoveries,
             took_over: name_or_none("took_over", &operation.took_over)?,
+            watched: operation.watched.map(TryInto::try_into).transpose()?,
         })
     }
 }

@@ -11,7 +11,7 @@ use crate::model::policy::Timeouts;
 use crate::wire::v1;
 
 enum_words!(OperationType, v1::OperationType, "operation_type", {
-    Previous <=> Previous, Specific <=> Specific, Emergency <=> Emergency,
+    Previous <=> Previous, Specific <=> Specific, Emergency <=> Emergency, Deploy <=> Deploy,
 });
 
 /// Longest text that names a release in a request.
@@ -35,6 +35,7 @@ impl From<Request> for v1::Request {
             },
             force: request.force,
             reason: optional_text(request.reason.as_ref()),
+            deploy: request.deploy.map(Into::into),
         }
     }
 }
@@ -55,6 +56,7 @@ impl TryFrom<v1::Request> for Request {
             urgency: if request.emergency { Urgency::Emergency } else { Urgency::Standard },
             force: request.force,
             reason: text_or_none("reason", &request.reason)?,
+            deploy: request.deploy.map(TryInto::try_into).transpose()?,
         })
     }
 }
@@ -129,6 +131,7 @@ impl From<Plan> for v1::Plan {
             facts: plan.facts.into_iter().map(|f| v1::Fact { subject: f.subject, value: f.value }).collect(),
             fence: plan.fence.as_bytes().to_vec(),
             takes_over: optional_text(plan.takes_over.as_ref()),
+            watch: plan.watch.map(Into::into),
         }
     }
 }
@@ -166,6 +169,7 @@ impl TryFrom<v1::Plan> for Plan {
             facts,
             fence: token,
             takes_over: name_or_none("takes_over", &plan.takes_over)?,
+            watch: plan.watch.map(TryInto::try_into).transpose()?,
         })
     }
 }

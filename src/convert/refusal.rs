@@ -17,7 +17,7 @@ impl From<Refusal> for v1::Refusal {
                 wire.passed_over = passed_over.into_iter().map(Into::into).collect();
             }
             Refusal::HostChanged { changes } => wire.changes = changes,
-            Refusal::Held { lease } => wire.lease = Some(lease.into()),
+            Refusal::Held { lease } => wire.lease = Some((*lease).into()),
             Refusal::NoSuchComponent { .. }
             | Refusal::AmbiguousComponent { .. }
             | Refusal::NoSuchRelease { .. }

@@ -179,6 +179,7 @@ impl From<Lease> for v1::Lease {
             reason: lease.reason,
             since: Some(time_out(lease.since)),
             expires: Some(time_out(lease.expires)),
+            gives_way: lease.gives_way,
         }
     }
 }
@@ -194,6 +195,7 @@ impl TryFrom<v1::Lease> for Lease {
             reason: lease.reason,
             since: required_time("since", lease.since)?,
             expires: required_time("expires", lease.expires)?,
+            gives_way: lease.gives_way,
         })
     }
 }

@@ -22,6 +22,7 @@ use crate::model::record::{HistoryLine, ResultWord};
 use crate::model::refusal::{PassedOver, Unfit};
 use crate::model::release::{Difference, DifferenceKind, Integrity, Manifest, Origin, Quarantine};
 use crate::model::text::Text;
+use crate::model::watch::{Moment, WATCH_MS_MAX, WATCH_MS_MIN, Watch, WatchTerms, Watched};
 use crate::wire::v1;
 
 /// Sends a value through its wire form and its bytes and back.
@@ -117,6 +118,34 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn terms()(
+        lasts_ms in option::of(WATCH_MS_MIN..=WATCH_MS_MAX),
+        auto: Option<bool>,
+        confirm_ms in option::of(WATCH_MS_MIN..=WATCH_MS_MAX),
+    ) -> WatchTerms {
+        WatchTerms { lasts_ms, auto, confirm_ms }
+    }
+}
+
+prop_compose! {
+    fn watch()(
+        lasts_ms in WATCH_MS_MIN..=WATCH_MS_MAX,
+        auto: bool,
+        confirm_ms in option::of(WATCH_MS_MIN..=WATCH_MS_MAX),
+    ) -> Watch {
+        Watch { lasts_ms, auto, confirm_ms }
+    }
+}
+
+prop_compose! {
+    fn watched()(
+        boot in some_words(), since_boot_ms: u64, at in time(), confirmed_by in option::of(some_words()),
+    ) -> Watched {
+        Watched { began: Moment { boot, since_boot_ms, at }, confirmed_by }
+    }
+}
+
+prop_compose! {
     fn request()(
         operation in operation_id(),
         component in option::of(component()),
@@ -125,9 +154,10 @@ prop_compose! {
         urgency in select(vec![Urgency::Standard, Urgency::Emergency]),
         force: bool,
         reason in option::of(text()),
+        deploy in option::of(terms()),
     ) -> Request {
         let to = to.map_or(Destination::Previous, Destination::Named);
-        Request { operation, component, environment, to, urgency, force, reason }
+        Request { operation, component, environment, to, urgency, force, reason, deploy }
     }
 }
 
@@ -212,7 +242,7 @@ prop_compose! {
 }
 
 fn operation_type() -> impl Strategy<Value = OperationType> {
-    select(vec![OperationType::Previous, OperationType::Specific, OperationType::Emergency])
+    select(vec![OperationType::Previous, OperationType::Specific, OperationType::Emergency, OperationType::Deploy])
 }
 
 fn timeouts() -> impl Strategy<Value = Timeouts> {
@@ -237,12 +267,12 @@ prop_compose! {
         (warnings, units, configuration) in (few(words()), few(unit_name()), any::<bool>()),
         baseline in health(),
         facts in few((words(), words()).prop_map(|(subject, value)| Fact { subject, value })),
-        takes_over in option::of(operation_id()),
+        (takes_over, watch) in (option::of(operation_id()), option::of(watch())),
     ) -> Plan {
         Plan {
             fence: fence(&facts),
             request, host, component, environment, operation_type, made_at, timeouts, from, candidates, target,
-            passed_over, checks, warnings, units, configuration, baseline, facts, takes_over,
+            passed_over, checks, warnings, units, configuration, baseline, facts, takes_over, watch,
         }
     }
 }
@@ -258,6 +288,8 @@ fn step() -> impl Strategy<Value = Step> {
         release_id().prop_map(|release| Effect::CurrentLinked { release }),
         few(unit_name()).prop_map(|units| Effect::UnitsStarted { units }),
         release_id().prop_map(|release| Effect::Verified { release }),
+        release_id().prop_map(|release| Effect::Watched { release }),
+        release_id().prop_map(|release| Effect::Confirmed { release }),
     ];
     let end = prop_oneof![
         Just(EffectEnd::Ensured),
@@ -287,6 +319,8 @@ fn phase() -> impl Strategy<Value = Phase> {
         Just(Phase::Switching),
         Just(Phase::Starting),
         Just(Phase::Verifying),
+        Just(Phase::Watching),
+        Just(Phase::Confirming),
         outcome.prop_map(|outcome| Phase::Ended { outcome }),
     ]
 }
@@ -295,10 +329,10 @@ prop_compose! {
     fn operation()(
         id in operation_id(), actor in words(), plan in plan(), accepted_at in time(), attempt in 0_usize..9,
         phase in phase(), steps in few(step()), recoveries: u32, took_over in option::of(operation_id()),
+        trigger in select(vec![Trigger::Manual, Trigger::External]), watched in option::of(watched()),
     ) -> Operation {
         Operation {
-            trigger: Trigger::Manual,
-            id, actor, plan, accepted_at, attempt, phase, steps, recoveries, took_over,
+            id, trigger, actor, plan, accepted_at, attempt, phase, steps, recoveries, took_over, watched,
         }
     }
 }
@@ -362,9 +396,9 @@ proptest! {
     #[test]
     fn leases_come_back(
         environment in environment(), operation in operation_id(), holder in words(), reason in words(),
-        since in time(), expires in time(),
+        since in time(), expires in time(), gives_way: bool,
     ) {
-        let value = Lease { environment, operation, holder, reason, since, expires };
+        let value = Lease { environment, operation, holder, reason, since, expires, gives_way };
         prop_assert_eq!(round::<_, v1::Lease>(&value)?, value);
     }
 

@@ -39,7 +39,8 @@ pub fn units(observed: &ObservedComponent) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Refuses an environment that another operation holds; an emergency takes it over and gets the holder's identifier.
+/// Refuses an environment that another operation holds. An emergency takes it over and gets the holder's identifier,
+/// and so does everybody when the holder only watches.
 ///
 /// A lease that has run out at `now` holds nothing.
 ///
@@ -51,8 +52,8 @@ pub fn lease(request: &Request, observed: &ObservedComponent, now: Timestamp) ->
         return Ok(None);
     }
     match request.urgency {
-        Urgency::Standard => Err(Refusal::Held { lease: lease.clone() }),
-        Urgency::Emergency => Ok(Some(lease.operation)),
+        Urgency::Standard if !lease.gives_way => Err(Refusal::Held { lease: Box::new(lease.clone()) }),
+        Urgency::Standard | Urgency::Emergency => Ok(Some(lease.operation)),
     }
 }
 
@@ -62,6 +63,10 @@ pub fn lease(request: &Request, observed: &ObservedComponent, now: Timestamp) ->
 /// [`Refusal::ForceNeeded`] or [`Refusal::ReasonNeeded`].
 pub fn healthy(request: &Request, observed: &ObservedComponent) -> Result<(), Refusal> {
     let Some(current) = observed.current.release() else { return Ok(()) };
+    if request.deploy.is_some() {
+        // A deploy leaves what is healthy on purpose; its watch is the safeguard.
+        return Ok(());
+    }
     match request.urgency {
         Urgency::Emergency => return Ok(()),
         Urgency::Standard => {}

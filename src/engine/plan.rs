@@ -2,15 +2,18 @@
 
 use jiff::Timestamp;
 
+use super::target::Choice;
 use super::{guard, target, verdict};
 use crate::explain;
 use crate::model::health::{UnitActive, UnitLoad, Weight};
 use crate::model::host::{self, Configuration, Current, Fact, ObservedComponent, ObservedRelease};
-use crate::model::ids::OperationId;
+use crate::model::ids::{OperationId, ReleaseId};
 use crate::model::operation::Request;
 use crate::model::plan::{Check, Plan, TargetFacts};
+use crate::model::policy::{ExternalDeploys, Policy};
 use crate::model::refusal::Refusal;
 use crate::model::release::Integrity;
+use crate::model::watch::{Watch, WatchTerms};
 
 /// Plans what a request would do to a component as it was observed; `now` is the host's wall clock.
 ///
@@ -24,6 +27,44 @@ pub fn plan(request: &Request, observed: &ObservedComponent, now: Timestamp) -> 
     let takes_over = guard::lease(request, observed, now)?;
     let choice = target::choose(request, observed)?;
     guard::healthy(request, observed)?;
+    made(request, observed, choice, takes_over, now)
+}
+
+/// Plans the watch of a release that another hand has made current, and the way back to `from`, which ran before.
+///
+/// Nothing is guarded: what is done is done, and the plan only says how it is judged.
+///
+/// # Errors
+/// When the release that `current` leads to is not known.
+pub fn external(
+    request: &Request,
+    observed: &ObservedComponent,
+    from: Option<ReleaseId>,
+    now: Timestamp,
+) -> Result<Plan, Refusal> {
+    let Some(target) = observed.current.release().cloned() else {
+        return Err(Refusal::NoTarget { passed_over: Vec::new() });
+    };
+    let choice = Choice { target, fallbacks: Vec::new(), passed_over: Vec::new(), warnings: Vec::new() };
+    Ok(Plan { from, ..made(request, observed, choice, None, now)? })
+}
+
+/// Fills in what a deploy leaves open about its watch.
+fn watch(terms: WatchTerms, policy: &Policy) -> Watch {
+    Watch {
+        lasts_ms: terms.lasts_ms.unwrap_or(policy.watch_ms),
+        auto: terms.auto.unwrap_or(policy.auto),
+        confirm_ms: terms.confirm_ms,
+    }
+}
+
+fn made(
+    request: &Request,
+    observed: &ObservedComponent,
+    choice: Choice,
+    takes_over: Option<OperationId>,
+    now: Timestamp,
+) -> Result<Plan, Refusal> {
     let Some(release) = observed.release(&choice.target) else {
         return Err(Refusal::NoTarget { passed_over: choice.passed_over });
     };
@@ -33,6 +74,7 @@ pub fn plan(request: &Request, observed: &ObservedComponent, now: Timestamp) -> 
     let mut candidates = vec![choice.target];
     candidates.extend(choice.fallbacks);
     Ok(Plan {
+        watch: request.deploy.map(|terms| watch(terms, &observed.policy)),
         request: request.clone(),
         host: observed.host.clone(),
         component: observed.name.clone(),
@@ -75,8 +117,17 @@ pub fn facts(observed: &ObservedComponent) -> Vec<Fact> {
     facts.push(fact(
         "policy".to_owned(),
         format!(
-            "{} fallbacks, healthy needs force: {}, full read: {}, lease {} s",
-            policy.fallbacks_max, policy.healthy_needs_force, policy.full_read, policy.lease_secs
+            "{} fallbacks, healthy needs force: {}, full read: {}, lease {} s, watch {} ms, automatic: {}, {}",
+            policy.fallbacks_max,
+            policy.healthy_needs_force,
+            policy.full_read,
+            policy.lease_secs,
+            policy.watch_ms,
+            policy.auto,
+            match policy.external {
+                ExternalDeploys::Watch => "external deploys are watched",
+                ExternalDeploys::Note => "external deploys are noted",
+            }
         ),
     ));
     facts

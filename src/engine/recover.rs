@@ -6,7 +6,8 @@
 //! | it was found unfinished [`RECOVERIES_MAX`] times already | needs operator |
 //! | `current` is no link, or there is nothing to try | needs operator |
 //! | a candidate that is not intact any more | undo: put back what was left; needs operator when there is nothing |
-//! | verifying, and `current` leads to what is verified | resume at starting: what died with the host is started again |
+//! | watching or confirming, and `current` leads elsewhere | finish, unverified: another hand has gone on from here |
+//! | verifying, watching or confirming, and `current` leads to that release | resume at starting: what died with the host is started again |
 //! | anything else | resume at stopping |
 //!
 //! Resuming at stopping is safe from every phase, because every effect names the state that it ensures: processes of
@@ -14,7 +15,10 @@
 //! leaves alone what runs: verification is only reached after the stop, so nothing of the old release can run any more.
 
 use super::step;
+use crate::explain;
+use crate::model::health::Verdict;
 use crate::model::host::Current;
+use crate::model::ids::ReleaseId;
 use crate::model::operation::{Operation, Outcome, Phase};
 use crate::model::release::Integrity;
 
@@ -54,6 +58,9 @@ pub fn recover(mut operation: Operation, current: &Current, target: &Integrity) 
     let Some(trying) = operation.trying().cloned() else {
         return needs_operator(operation, current, "there is no release to put back");
     };
+    if operation.is_waiting() && current.release() != Some(&trying) {
+        return Recovery::Finish(overtaken(operation, current, trying));
+    }
     let distrust = match target {
         Integrity::Intact { .. } => None,
         Integrity::Damaged { .. } => Some(format!("`{trying}` is damaged now")),
@@ -70,15 +77,24 @@ pub fn recover(mut operation: Operation, current: &Current, target: &Integrity) 
     }
     operation.recoveries += 1;
     operation.phase = match operation.phase {
-        Phase::Verifying if current.release() == Some(&trying) => Phase::Starting,
+        Phase::Verifying | Phase::Watching | Phase::Confirming if current.release() == Some(&trying) => Phase::Starting,
         Phase::Stopping
         | Phase::LinkingConfiguration
         | Phase::Switching
         | Phase::Starting
         | Phase::Verifying
+        | Phase::Watching
+        | Phase::Confirming
         | Phase::Ended { .. } => Phase::Stopping,
     };
     Recovery::Resume(operation)
+}
+
+fn overtaken(mut operation: Operation, current: &Current, watched: ReleaseId) -> Operation {
+    let cause = format!("its watch did not end: `current` {}", explain::current(current));
+    let release = current.release().cloned().unwrap_or(watched);
+    operation.phase = Phase::Ended { outcome: Outcome::Unverified { release, verdict: Verdict::Inconclusive, cause } };
+    operation
 }
 
 fn needs_operator(mut operation: Operation, current: &Current, why: &str) -> Recovery {

@@ -10,6 +10,16 @@
 //! | verifying: release bad | | next candidate; none left: unverified when the units run, else put back | needs operator, but put back when the baseline was not healthy either |
 //! | verifying: environment bad, inconclusive, failed | | unverified: the release is not to blame | as release bad |
 //!
+//! A deploy has one candidate and a watch, and differs from there on:
+//!
+//! | phase | ended well | release bad | anything else |
+//! |---|---|---|---|
+//! | verifying | watch | put back when the watch goes back by itself, or the units do not run; else unverified | watch |
+//! | watching | confirm, or done when nobody needs to | put back when the watch goes back by itself; else unverified | unverified: the release is not to blame |
+//! | confirming | done | – | put back: nobody confirmed it in time |
+//!
+//! So an automatic rollback goes one step back, to what ran before, and never to and fro: what is put back is not watched.
+//!
 //! With nothing to put back (`from` is none) every "put back" is "needs operator". A stop that fails after an agent
 //! was restarted needs an operator as well: nobody knows which release the processes that stay run. An end that does
 //! not belong to its phase counts as failed. Every operation ends: attempts only grow, and within one the phases do.
@@ -23,6 +33,7 @@ use crate::model::health::{Health, Verdict};
 use crate::model::ids::{OperationId, ReleaseId};
 use crate::model::operation::{Operation, Outcome, Phase, Step, Trigger};
 use crate::model::plan::Plan;
+use crate::model::watch::{Moment, Watch, Watched};
 
 /// Begins an operation from its plan: the intent, to be stored durably before the first effect.
 #[must_use]
@@ -38,7 +49,30 @@ pub fn begin(plan: Plan, trigger: Trigger, actor: String, now: Timestamp) -> Ope
         phase: Phase::Stopping,
         steps: Vec::new(),
         recoveries: 0,
+        watched: None,
     }
+}
+
+/// Begins the watch of a release that another hand has made current: nothing is stopped or switched first.
+#[must_use]
+pub fn begin_external(plan: Plan, actor: String, now: Timestamp) -> Operation {
+    Operation { phase: Phase::Watching, ..begin(plan, Trigger::External, actor, now) }
+}
+
+/// Notes when the watch began; one that has begun already goes on.
+#[must_use]
+pub fn begin_watch(mut operation: Operation, now: Moment) -> Operation {
+    operation.watched.get_or_insert(Watched { began: now, confirmed_by: None });
+    operation
+}
+
+/// Notes who confirmed the release; the first one counts.
+#[must_use]
+pub fn confirm(mut operation: Operation, by: String) -> Operation {
+    if let Some(watched) = &mut operation.watched {
+        watched.confirmed_by.get_or_insert(by);
+    }
+    operation
 }
 
 /// Gives the effect to perform now; none when the operation has ended.
@@ -52,6 +86,8 @@ pub fn next_effect(operation: &Operation) -> Option<Effect> {
         Phase::Switching => Some(Effect::CurrentLinked { release }),
         Phase::Starting => Some(Effect::UnitsStarted { units: units.clone() }),
         Phase::Verifying => Some(Effect::Verified { release }),
+        Phase::Watching => Some(Effect::Watched { release }),
+        Phase::Confirming => Some(Effect::Confirmed { release }),
         Phase::Ended { .. } => None,
     }
 }
@@ -74,7 +110,7 @@ pub fn step(mut operation: Operation, done: Step) -> Operation {
     operation
 }
 
-/// Ends an operation whose lease an emergency took over; what runs now is told by that operation.
+/// Ends an operation whose lease another one took over; what runs now is told by that operation.
 #[must_use]
 pub fn supersede(mut operation: Operation, by: OperationId) -> Operation {
     if operation.outcome().is_none() {
@@ -100,23 +136,27 @@ fn failure(step: &Step) -> Option<String> {
     let while_doing = explain::effect(&step.effect);
     match (&step.effect, &step.end) {
         (_, EffectEnd::Failed { error }) => Some(format!("{while_doing}: {error}")),
-        (Effect::Verified { .. }, EffectEnd::Judged { verdict: Verdict::Passing, .. }) => None,
-        (Effect::Verified { .. }, EffectEnd::Judged { verdict, health }) => {
+        (Effect::Verified { .. } | Effect::Watched { .. }, EffectEnd::Judged { verdict: Verdict::Passing, .. }) => None,
+        (Effect::Verified { .. } | Effect::Watched { .. }, EffectEnd::Judged { verdict, health }) => {
             Some(format!("{while_doing}: {}", judgement(*verdict, health)))
         }
-        (Effect::Verified { .. }, EffectEnd::Ensured) => Some(format!("{while_doing}: nothing was judged")),
+        (Effect::Verified { .. } | Effect::Watched { .. }, EffectEnd::Ensured) => {
+            Some(format!("{while_doing}: nothing was judged"))
+        }
         (
             Effect::UnitsStopped { .. }
             | Effect::ConfigurationLinked { .. }
             | Effect::CurrentLinked { .. }
-            | Effect::UnitsStarted { .. },
+            | Effect::UnitsStarted { .. }
+            | Effect::Confirmed { .. },
             EffectEnd::Judged { .. },
         ) => Some(format!("{while_doing}: a judgement is no end of it")),
         (
             Effect::UnitsStopped { .. }
             | Effect::ConfigurationLinked { .. }
             | Effect::CurrentLinked { .. }
-            | Effect::UnitsStarted { .. },
+            | Effect::UnitsStarted { .. }
+            | Effect::Confirmed { .. },
             EffectEnd::Ensured,
         ) => None,
     }
@@ -142,19 +182,29 @@ enum Ending {
 
 fn ending(operation: &Operation, end: &EffectEnd) -> Ending {
     match (&operation.phase, end) {
-        (Phase::Verifying, EffectEnd::Judged { verdict, health }) => {
+        (Phase::Verifying | Phase::Watching, EffectEnd::Judged { verdict, health }) => {
             Ending::Judged { verdict: *verdict, units_run: verdict::units_run(health) }
         }
         // Nobody could judge, which proves nothing against the release.
-        (Phase::Verifying, EffectEnd::Ensured | EffectEnd::Failed { .. }) => {
+        (Phase::Verifying | Phase::Watching, EffectEnd::Ensured | EffectEnd::Failed { .. }) => {
             Ending::Judged { verdict: Verdict::Inconclusive, units_run: true }
         }
         (
-            Phase::Stopping | Phase::LinkingConfiguration | Phase::Switching | Phase::Starting | Phase::Ended { .. },
+            Phase::Stopping
+            | Phase::LinkingConfiguration
+            | Phase::Switching
+            | Phase::Starting
+            | Phase::Confirming
+            | Phase::Ended { .. },
             EffectEnd::Ensured,
         ) => Ending::Ensured,
         (
-            Phase::Stopping | Phase::LinkingConfiguration | Phase::Switching | Phase::Starting | Phase::Ended { .. },
+            Phase::Stopping
+            | Phase::LinkingConfiguration
+            | Phase::Switching
+            | Phase::Starting
+            | Phase::Confirming
+            | Phase::Ended { .. },
             EffectEnd::Failed { .. } | EffectEnd::Judged { .. },
         ) => Ending::Failed,
     }
@@ -166,8 +216,9 @@ fn after_ensured(operation: &Operation) -> Phase {
         Phase::LinkingConfiguration => Phase::Switching,
         Phase::Switching => Phase::Starting,
         Phase::Starting => Phase::Verifying,
-        // Neither comes here: a verification is always judged, and an ended operation is never stepped.
-        Phase::Verifying | Phase::Ended { .. } => operation.phase.clone(),
+        Phase::Confirming => done(operation),
+        // None comes here: what is judged has a judgement, and an ended operation is never stepped.
+        Phase::Verifying | Phase::Watching | Phase::Ended { .. } => operation.phase.clone(),
     }
 }
 
@@ -188,9 +239,9 @@ fn after_failure(operation: &mut Operation) -> Phase {
             put_back(operation, first)
         }
         Phase::Starting if has_another(operation) => next_candidate(operation),
-        Phase::Starting => put_back(operation, Phase::Stopping),
-        // Neither comes here, as above.
-        Phase::Verifying | Phase::Ended { .. } => operation.phase.clone(),
+        Phase::Starting | Phase::Confirming => put_back(operation, Phase::Stopping),
+        // None comes here, as above.
+        Phase::Verifying | Phase::Watching | Phase::Ended { .. } => operation.phase.clone(),
     }
 }
 
@@ -210,14 +261,41 @@ fn after_judgement(operation: &mut Operation, verdict: Verdict, units_run: bool)
         let cause = first_failure(operation).unwrap_or_default();
         return Phase::Ended { outcome: Outcome::PutBack { release, cause } };
     }
+    if let Some(watch) = operation.plan.watch {
+        return after_deploy(operation, watch, verdict, units_run);
+    }
     match verdict {
-        Verdict::Passing => Phase::Ended { outcome: Outcome::Done { release } },
+        Verdict::Passing => done(operation),
         Verdict::ReleaseBad if has_another(operation) => next_candidate(operation),
         Verdict::ReleaseBad if !units_run => put_back(operation, Phase::Stopping),
-        Verdict::ReleaseBad | Verdict::EnvironmentBad | Verdict::Inconclusive => {
-            let cause = causes(operation);
-            Phase::Ended { outcome: Outcome::Unverified { release, verdict, cause } }
-        }
+        Verdict::ReleaseBad | Verdict::EnvironmentBad | Verdict::Inconclusive => unverified(operation, verdict),
+    }
+}
+
+/// Goes on after a deployed release was judged: the second table of this module.
+fn after_deploy(operation: &mut Operation, watch: Watch, verdict: Verdict, units_run: bool) -> Phase {
+    let is_watched = operation.phase == Phase::Watching;
+    match verdict {
+        Verdict::ReleaseBad if watch.auto || !(units_run || is_watched) => put_back(operation, Phase::Stopping),
+        Verdict::ReleaseBad => unverified(operation, verdict),
+        Verdict::Passing | Verdict::EnvironmentBad | Verdict::Inconclusive if !is_watched => Phase::Watching,
+        Verdict::Passing if watch.confirm_ms.is_some() => Phase::Confirming,
+        Verdict::Passing => done(operation),
+        Verdict::EnvironmentBad | Verdict::Inconclusive => unverified(operation, verdict),
+    }
+}
+
+fn done(operation: &Operation) -> Phase {
+    match operation.trying().cloned() {
+        Some(release) => Phase::Ended { outcome: Outcome::Done { release } },
+        None => needs_operator(operation),
+    }
+}
+
+fn unverified(operation: &Operation, verdict: Verdict) -> Phase {
+    match operation.trying().cloned() {
+        Some(release) => Phase::Ended { outcome: Outcome::Unverified { release, verdict, cause: causes(operation) } },
+        None => needs_operator(operation),
     }
 }
 
@@ -247,7 +325,7 @@ fn needs_operator(operation: &Operation) -> Phase {
 fn linked(operation: &Operation) -> Option<ReleaseId> {
     match operation.phase {
         // Both come only after the link was ensured in this attempt.
-        Phase::Starting | Phase::Verifying => operation.trying().cloned(),
+        Phase::Starting | Phase::Verifying | Phase::Watching | Phase::Confirming => operation.trying().cloned(),
         Phase::Switching => None,
         // A switch may have been made and not recorded before an agent died.
         Phase::Stopping | Phase::LinkingConfiguration if operation.recoveries > 0 => None,
@@ -266,7 +344,9 @@ fn switched(step: &Step) -> Option<Option<ReleaseId>> {
             Effect::UnitsStopped { .. }
             | Effect::ConfigurationLinked { .. }
             | Effect::UnitsStarted { .. }
-            | Effect::Verified { .. },
+            | Effect::Verified { .. }
+            | Effect::Watched { .. }
+            | Effect::Confirmed { .. },
             _,
         ) => None,
     }

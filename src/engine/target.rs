@@ -43,7 +43,16 @@ pub fn choose(request: &Request, observed: &ObservedComponent) -> Result<Choice,
         }
         Destination::Named(text) => {
             let release = named(text, observed)?;
-            let mut warnings = accept(release, request.force, &walk)?;
+            let mut warnings = accept(release, request, &walk)?;
+            if request.deploy.is_some() {
+                // What fails is put back; a deploy has nothing else to try.
+                return Ok(Choice {
+                    target: release.id().clone(),
+                    fallbacks: Vec::new(),
+                    passed_over: Vec::new(),
+                    warnings,
+                });
+            }
             // What is older than the release that was named, or the whole walk when that does not know it.
             let after = walk.order.iter().position(|id| id == release.id()).map_or(0, |at| at + 1);
             let found = walk.fit(&walk.order[after..], wanted);
@@ -234,8 +243,8 @@ fn known(observed: &ObservedComponent) -> Vec<ReleaseId> {
 }
 
 /// Checks a release that was named and gives the warnings of what was overridden.
-fn accept(release: &ObservedRelease, force: bool, walk: &Walk<'_>) -> Result<Vec<String>, Refusal> {
-    let id = release.id();
+fn accept(release: &ObservedRelease, request: &Request, walk: &Walk<'_>) -> Result<Vec<String>, Refusal> {
+    let (id, force) = (release.id(), request.force);
     let refused = |unfit, forceable| Refusal::TargetUnfit { release: id.clone(), unfit, forceable };
     if walk.observed.current.release() == Some(id) {
         return Err(refused(Unfit::IsCurrent, false));
@@ -249,6 +258,9 @@ fn accept(release: &ObservedRelease, force: bool, walk: &Walk<'_>) -> Result<Vec
             return Err(refused(unfit, true));
         }
         warnings.push(format!("`{id}` {}, which was overridden by force", crate::explain::unfit(&unfit)));
+    }
+    if request.deploy.is_some() {
+        return Ok(warnings);
     }
     if release.good_since.is_none() && walk.verified {
         if !force {

@@ -34,6 +34,16 @@ pub enum Effect {
         /// The release that is judged.
         release: ReleaseId,
     },
+    /// The release was watched to the end of its watch, or until it failed.
+    Watched {
+        /// The release that is judged.
+        release: ReleaseId,
+    },
+    /// Somebody confirmed the release.
+    Confirmed {
+        /// The release.
+        release: ReleaseId,
+    },
 }
 
 impl Effect {
@@ -46,6 +56,8 @@ impl Effect {
             Self::CurrentLinked { .. } => "switch",
             Self::UnitsStarted { .. } => "start",
             Self::Verified { .. } => "verify",
+            Self::Watched { .. } => "watch",
+            Self::Confirmed { .. } => "confirm",
         }
     }
 }

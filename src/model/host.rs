@@ -101,6 +101,9 @@ pub struct Lease {
     pub since: Timestamp,
     /// When it runs out.
     pub expires: Timestamp,
+    /// Whether its holder only waits, for the end of a watch or for somebody's word, and gives way to an operator.
+    #[serde(default)]
+    pub gives_way: bool,
 }
 
 /// A component as its host's agent sees it at one moment.

@@ -13,3 +13,4 @@ pub mod record;
 pub mod refusal;
 pub mod release;
 pub mod text;
+pub mod watch;

@@ -9,6 +9,7 @@ use super::health::{Health, Verdict};
 use super::ids::{ComponentName, Environment, OperationId, ReleaseId};
 use super::plan::Plan;
 use super::text::Text;
+use super::watch::{WatchTerms, Watched};
 
 /// What somebody asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,9 +28,11 @@ pub struct Request {
     pub force: bool,
     /// Why.
     pub reason: Option<Text>,
+    /// For a deploy, what it says of its watch; none for a rollback.
+    pub deploy: Option<WatchTerms>,
 }
 
-/// Where a rollback goes to.
+/// Where an operation goes to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Destination {
@@ -59,6 +62,8 @@ pub enum OperationType {
     Specific,
     /// Back at once.
     Emergency,
+    /// To a new release, which is watched.
+    Deploy,
 }
 
 impl Request {
@@ -66,6 +71,7 @@ impl Request {
     #[must_use]
     pub fn operation_type(&self) -> OperationType {
         match (self.urgency, &self.to) {
+            _ if self.deploy.is_some() => OperationType::Deploy,
             (Urgency::Emergency, _) => OperationType::Emergency,
             (Urgency::Standard, Destination::Previous) => OperationType::Previous,
             (Urgency::Standard, Destination::Named(_)) => OperationType::Specific,
@@ -79,6 +85,8 @@ impl Request {
 pub enum Trigger {
     /// Somebody asked for it.
     Manual,
+    /// `current` was switched by another hand, and the agent watches what came of it.
+    External,
 }
 
 /// What an operation does next. Each phase but the last is one effect.
@@ -95,6 +103,10 @@ pub enum Phase {
     Starting,
     /// The release that is tried is being judged.
     Verifying,
+    /// The release that was deployed is being watched.
+    Watching,
+    /// The release that was deployed waits to be confirmed.
+    Confirming,
     /// It is over.
     Ended {
         /// How.
@@ -134,7 +146,7 @@ pub enum Outcome {
         /// What failed.
         cause: String,
     },
-    /// An emergency took over; what runs is told by that operation.
+    /// Another operation took over; what runs is told by that operation.
     Superseded {
         /// The operation that took over.
         by: OperationId,
@@ -179,6 +191,8 @@ pub struct Operation {
     pub recoveries: u32,
     /// The operation whose lease it took over.
     pub took_over: Option<OperationId>,
+    /// The watch of a deploy, once it has begun.
+    pub watched: Option<Watched>,
 }
 
 impl Operation {
@@ -187,9 +201,13 @@ impl Operation {
     pub fn outcome(&self) -> Option<&Outcome> {
         match &self.phase {
             Phase::Ended { outcome } => Some(outcome),
-            Phase::Stopping | Phase::LinkingConfiguration | Phase::Switching | Phase::Starting | Phase::Verifying => {
-                None
-            }
+            Phase::Stopping
+            | Phase::LinkingConfiguration
+            | Phase::Switching
+            | Phase::Starting
+            | Phase::Verifying
+            | Phase::Watching
+            | Phase::Confirming => None,
         }
     }
 
@@ -197,6 +215,20 @@ impl Operation {
     #[must_use]
     pub fn trying(&self) -> Option<&ReleaseId> {
         self.plan.candidates.get(self.attempt).or(self.plan.from.as_ref())
+    }
+
+    /// Tells whether it only waits: the release runs, and an operator's rollback or deploy may take over.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        match self.phase {
+            Phase::Watching | Phase::Confirming => true,
+            Phase::Stopping
+            | Phase::LinkingConfiguration
+            | Phase::Switching
+            | Phase::Starting
+            | Phase::Verifying
+            | Phase::Ended { .. } => false,
+        }
     }
 
     /// Tells whether the release that was left is being put back.

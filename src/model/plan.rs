@@ -11,6 +11,7 @@ use super::ids::{ComponentName, Environment, HostName, OperationId, ReleaseId, U
 use super::operation::{OperationType, Request};
 use super::policy::Timeouts;
 use super::refusal::PassedOver;
+use super::watch::Watch;
 
 /// What an operation will do. The dry run prints it, the run executes it, and a file carries it in between.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +54,8 @@ pub struct Plan {
     pub fence: Digest,
     /// The operation whose lease would be taken over.
     pub takes_over: Option<OperationId>,
+    /// How the release is watched afterwards; none for a rollback.
+    pub watch: Option<Watch>,
 }
 
 impl Plan {
@@ -75,6 +78,12 @@ impl Plan {
         effects.push(Effect::CurrentLinked { release: release.clone() });
         effects.push(Effect::UnitsStarted { units: self.units.clone() });
         effects.push(Effect::Verified { release: release.clone() });
+        if let Some(watch) = &self.watch {
+            effects.push(Effect::Watched { release: release.clone() });
+            if watch.confirm_ms.is_some() {
+                effects.push(Effect::Confirmed { release: release.clone() });
+            }
+        }
         effects
     }
 }

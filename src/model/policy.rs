@@ -13,13 +13,38 @@ pub struct Policy {
     pub full_read: bool,
     /// The oldest time in seconds that a lease lasts after its holder was last seen.
     pub lease_secs: u64,
+    /// How long a deploy is watched.
+    pub watch_ms: u64,
+    /// Whether a deploy that fails its watch goes back by itself.
+    pub auto: bool,
+    /// What is done when `current` was switched by another hand.
+    pub external: ExternalDeploys,
+}
+
+/// What is done when `current` was switched by another hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExternalDeploys {
+    /// It is watched like a deploy of the agent's own.
+    Watch,
+    /// It is noted in the history.
+    Note,
 }
 
 impl Default for Policy {
     fn default() -> Self {
         // One fallback: the design's default; more hides a broken host behind ever older releases.
         // Ten minutes of lease: longer than every deadline of one host's operation together.
-        Self { fallbacks_max: 1, healthy_needs_force: false, full_read: false, lease_secs: 600 }
+        // Five minutes of watch: longer than a cache takes to fill and a pool of connections to run dry.
+        Self {
+            fallbacks_max: 1,
+            healthy_needs_force: false,
+            full_read: false,
+            lease_secs: 600,
+            watch_ms: 300_000,
+            auto: true,
+            external: ExternalDeploys::Watch,
+        }
     }
 }
 

@@ -128,7 +128,7 @@ pub enum Refusal {
     /// Another operation holds the environment.
     Held {
         /// The lease.
-        lease: Lease,
+        lease: Box<Lease>,
     },
     /// The host is not as the plan says.
     HostChanged {

@@ -53,6 +53,7 @@ impl Way {
             emergency: self == Self::Emergency,
             force: false,
             reason: "the sweep asks for it".to_owned(),
+            deploy: None,
         }
     }
 }

@@ -319,9 +319,9 @@ async fn unknown_methods_are_answered_and_never_run() {
     let mut authority = authority();
     let mut bed = Bed::start(authority.agent(HOST), TestClock::new());
     let channel = connect(&bed.local(), None, Deadlines::default()).await.expect("the socket of this host");
-    let status = bed::call(channel, "/rollback.v1.Agent/Deploy").await.expect_err("there is no such method");
+    let status = bed::call(channel, "/rollback.v1.Agent/Forget").await.expect_err("there is no such method");
     assert_eq!(status.code(), Code::Unimplemented);
-    assert_eq!(bed.denied().await.method.as_deref(), Some("/rollback.v1.Agent/Deploy"));
+    assert_eq!(bed.denied().await.method.as_deref(), Some("/rollback.v1.Agent/Forget"));
 }
 
 #[tokio::test]

@@ -233,5 +233,6 @@ fn of_operation(operation: &Operation) -> Vec<(&'static str, String)> {
 fn trigger(trigger: Trigger) -> &'static str {
     match trigger {
         Trigger::Manual => "manual",
+        Trigger::External => "external",
     }
 }

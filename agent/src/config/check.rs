@@ -6,7 +6,8 @@ use std::ops::RangeInclusive;
 use std::path::{Component as Part, Path, PathBuf};
 
 use rollback::model::ids::{HostName, ReleaseId, UnitName};
-use rollback::model::policy::{Policy, Timeouts};
+use rollback::model::policy::{ExternalDeploys, Policy, Timeouts};
+use rollback::model::watch::{WATCH_MS_MAX, WATCH_MS_MIN};
 
 use super::file::{Table, Value};
 use super::probes;
@@ -90,9 +91,24 @@ fn policy(parent: &mut Section<'_>, base: &Policy) -> Policy {
         healthy_needs_force: section.flag("healthy_needs_force").unwrap_or(base.healthy_needs_force),
         full_read: section.flag("full_read").unwrap_or(base.full_read),
         lease_secs: section.millis("lease", LEASE_MILLIS).map_or(base.lease_secs, |millis| millis.div_ceil(1_000)),
+        watch_ms: section.millis("watch", WATCH_MS_MIN..=WATCH_MS_MAX).unwrap_or(base.watch_ms),
+        auto: section.flag("automatic_rollback").unwrap_or(base.auto),
+        external: external(&mut section).unwrap_or(base.external),
     };
     section.finish();
     policy
+}
+
+fn external(section: &mut Section<'_>) -> Option<ExternalDeploys> {
+    match section.text("external_deploys")? {
+        "watch" => Some(ExternalDeploys::Watch),
+        "note" => Some(ExternalDeploys::Note),
+        other => {
+            let what = format_args!("{other:?} is nothing to do with a `current` that another hand has switched");
+            section.problem_hint("external_deploys", what, "\"watch\" or \"note\"");
+            None
+        }
+    }
 }
 
 /// Reads the merged table of one component; none when something that must be there is not, or is wrong.

@@ -30,7 +30,7 @@ pub use file::FILE_BYTES_MAX;
 pub use merge::FILES_MAX;
 pub use print::print_merged;
 pub use problem::{ConfigErrors, ConfigProblem, Place};
-pub use reload::{QUIET, QUIET_WAIT_MAX, WatchError, watch};
+pub use reload::{QUIET, QUIET_WAIT_MAX, watch};
 pub use settings::{
     Backend, Component, ConfigurationFile, ExecProbe, HttpProbe, KeptConfiguration, Paths, Probe, ProbeKind,
     ReleasesLayout, Settings, TcpProbe, Tls,

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use rollback::model::health::Weight;
-use rollback::model::policy::Policy;
+use rollback::model::policy::{ExternalDeploys, Policy};
 use toml::Value;
 
 use super::Origins;
@@ -121,11 +121,18 @@ fn kept(page: &mut Page<'_>, component: &Component) {
 /// The rules of a component come from its own file, else from the agent's.
 fn policy<'a>(page: &mut Page<'a>, policy: &Policy, agent: &'a KeyPlaces) {
     page.header("\n[policy]");
-    let values: [(&str, Value); 4] = [
+    let external = match policy.external {
+        ExternalDeploys::Watch => "watch",
+        ExternalDeploys::Note => "note",
+    };
+    let values: [(&str, Value); 7] = [
         ("fallbacks", i64::from(policy.fallbacks_max).into()),
         ("healthy_needs_force", policy.healthy_needs_force.into()),
         ("full_read", policy.full_read.into()),
         ("lease", duration_text(policy.lease_secs.saturating_mul(1_000)).into()),
+        ("watch", duration_text(policy.watch_ms).into()),
+        ("automatic_rollback", policy.auto.into()),
+        ("external_deploys", external.into()),
     ];
     for (key, value) in values {
         let origin = format!("policy.{key}");

@@ -4,30 +4,35 @@
 //! [`rollback::engine::recover`]'s. It makes the order of writes certain: the intent is durable before the first
 //! effect, the outcome is recorded after the last.
 
+mod external;
 pub mod journal;
 mod registry;
 mod resume;
 mod run;
 mod start;
 mod verify;
+mod watch;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rollback::model::effect::Effect;
+use rollback::model::health::Health;
 use rollback::model::host::ObservedComponent;
-use rollback::model::ids::{ComponentName, Environment};
+use rollback::model::ids::{ComponentName, Environment, OperationId, ReleaseId};
 use rollback::model::operation::{ChainHead, Operation, Request};
 use rollback::model::record::Record;
 use rollback::model::refusal::Refusal;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, oneshot};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Component, Settings};
 use crate::observe::{self, Depth};
 use crate::ports::{Clock, Facts, History, IntentJournal, PortError, Prober, Store, Units};
-use registry::Registry;
+use registry::{Confirmation, Registry};
 pub use start::{Order, StartError};
 
 /// Updates kept for a slow reader: more than any operation has; a reader that lags behind reads the history instead.
@@ -85,6 +90,12 @@ struct Inner {
     all: broadcast::Sender<Progress>,
     tasks: TaskTracker,
     problems: Mutex<Vec<String>>,
+    /// Says to what only waits that the agent goes; the next one takes it up.
+    leaving: CancellationToken,
+    /// How each component did while nothing happened.
+    baselines: Mutex<HashMap<(Environment, ComponentName), Health>>,
+    /// Where each component's `current` was led by this agent last.
+    linked: Mutex<HashMap<(Environment, ComponentName), ReleaseId>>,
 }
 
 impl Driver {
@@ -99,6 +110,9 @@ impl Driver {
             all,
             tasks: TaskTracker::new(),
             problems: Mutex::default(),
+            leaving: CancellationToken::new(),
+            baselines: Mutex::default(),
+            linked: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -157,9 +171,18 @@ impl Driver {
         self.registry(|registry| registry.latest(environment)).map(|progress| (*progress.operation).clone())
     }
 
-    /// Accepts nothing new and waits for what runs, at most for `limit`; what still runs then is found by the next start.
+    /// Confirms the release of a deploy, durably. False when no such deploy is watched or waits for it.
+    pub async fn confirm(&self, operation: OperationId, by: String) -> bool {
+        let Some(confirmations) = self.registry(|registry| registry.confirmations(operation)) else { return false };
+        let (done, confirmed) = oneshot::channel();
+        confirmations.send(Confirmation { by, done }).await.is_ok() && confirmed.await.unwrap_or(false)
+    }
+
+    /// Accepts nothing new and waits for what runs, at most for `limit`; what still runs then, and what only waits, is
+    /// found by the next start.
     pub async fn drain(&self, limit: Duration) {
         self.registry(Registry::drain);
+        self.inner.leaving.cancel();
         self.inner.tasks.close();
         tokio::select! {
             () = self.inner.tasks.wait() => {}

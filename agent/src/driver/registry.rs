@@ -4,9 +4,12 @@ use std::collections::HashMap;
 
 use rollback::model::host::Lease;
 use rollback::model::ids::{Environment, OperationId};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{Following, Progress, UPDATES_KEPT};
+
+/// Confirmations that wait: one is enough, and who comes later waits.
+const CONFIRMATIONS_WAITING_MAX: usize = 1;
 
 /// The operations that run now.
 #[derive(Default)]
@@ -20,6 +23,23 @@ struct Running {
     latest: Progress,
     updates: broadcast::Sender<Progress>,
     takeover: watch::Sender<Option<OperationId>>,
+    confirmations: mpsc::Sender<Confirmation>,
+}
+
+/// Somebody's word that a release is well.
+pub(super) struct Confirmation {
+    /// Whose.
+    pub(super) by: String,
+    /// Told once it is durable.
+    pub(super) done: oneshot::Sender<bool>,
+}
+
+/// What others tell an operation that runs.
+pub(super) struct Orders {
+    /// Which operation takes over from it.
+    pub(super) takeover: watch::Receiver<Option<OperationId>>,
+    /// Who confirms its release.
+    pub(super) confirmations: mpsc::Receiver<Confirmation>,
 }
 
 /// Why an environment could not be taken.
@@ -31,22 +51,20 @@ pub(super) enum Taken {
 }
 
 impl Registry {
-    /// Takes an environment for an operation; what comes back tells when an emergency takes it over.
-    pub(super) fn take(
-        &mut self,
-        lease: Lease,
-        first: Progress,
-    ) -> Result<watch::Receiver<Option<OperationId>>, Taken> {
+    /// Takes an environment for an operation; what comes back is what others tell it.
+    pub(super) fn take(&mut self, lease: Lease, first: Progress) -> Result<Orders, Taken> {
         if self.draining {
             return Err(Taken::Draining);
         }
         if let Some(running) = self.running.get(&lease.environment) {
             return Err(Taken::Held(Box::new(running.lease.clone())));
         }
-        let (takeover, watched) = watch::channel(None);
+        let (takeover, taken_over) = watch::channel(None);
         let (updates, _) = broadcast::channel(UPDATES_KEPT);
-        self.running.insert(lease.environment.clone(), Running { lease, latest: first, updates, takeover });
-        Ok(watched)
+        let (confirmations, confirmed) = mpsc::channel(CONFIRMATIONS_WAITING_MAX);
+        let running = Running { latest: first, updates, takeover, confirmations, lease };
+        self.running.insert(running.lease.environment.clone(), running);
+        Ok(Orders { takeover: taken_over, confirmations: confirmed })
     }
 
     /// Gives an environment back.
@@ -60,7 +78,16 @@ impl Registry {
     }
 
     pub(super) fn lease(&self, environment: &Environment) -> Option<Lease> {
-        self.running.get(environment).map(|running| running.lease.clone())
+        self.running
+            .get(environment)
+            .map(|running| Lease { gives_way: running.latest.operation.is_waiting(), ..running.lease.clone() })
+    }
+
+    /// Gives where a deploy that is watched or waits takes confirmations.
+    pub(super) fn confirmations(&self, operation: OperationId) -> Option<mpsc::Sender<Confirmation>> {
+        let mut running = self.running.values();
+        let running = running.find(|running| running.lease.operation == operation)?;
+        running.latest.operation.is_waiting().then(|| running.confirmations.clone())
     }
 
     pub(super) fn latest(&self, environment: &Environment) -> Option<Progress> {
@@ -75,7 +102,7 @@ impl Registry {
             .map(|running| Following { so_far: running.latest.clone(), updates: running.updates.subscribe() })
     }
 
-    /// Tells whoever runs in an environment that an emergency takes over; gives its updates to wait for its end.
+    /// Tells whoever runs in an environment that another operation takes over; gives its updates to wait for its end.
     pub(super) fn supersede(
         &self,
         environment: &Environment,

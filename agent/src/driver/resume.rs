@@ -3,16 +3,43 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use rollback::chain::Chain;
 use rollback::engine::recover::{Recovery, recover};
 use rollback::model::host::Current;
+use rollback::model::ids::ReleaseId;
 use rollback::model::operation::Operation;
 use rollback::model::record::Record;
-use rollback::model::release::Integrity;
+use rollback::model::release::{Integrity, Origin};
 
 use super::Driver;
 use crate::config::{Backend, Component};
 use crate::observe::blocking;
+use crate::ports::{PortError, Store};
+
+/// How long after it was recorded a release that never ran may still be in the making: a copy over a slow line stands
+/// still for a minute at most.
+const MAKING_MAX: SignedDuration = SignedDuration::from_mins(10);
+
+/// Forgets adopted releases that were still being copied when they were recorded: they have changed since, and never ran.
+/// What ran once is never forgotten, so that whoever changes it is found out.
+fn forget_unfinished(
+    store: &dyn Store,
+    component: &Component,
+    activated: &[ReleaseId],
+    now: Timestamp,
+) -> Result<(), PortError> {
+    for manifest in store.manifests(component)? {
+        let is_young = now.duration_since(manifest.recorded_at) < MAKING_MAX;
+        if !is_young || manifest.origin != Origin::Adopted || activated.contains(&manifest.id) {
+            continue;
+        }
+        if let Integrity::Damaged { .. } = store.check(component, &manifest.id, now) {
+            store.forget(component, &manifest.id)?;
+        }
+    }
+    Ok(())
+}
 
 impl Driver {
     /// Adopts releases, then brings every interrupted operation to its outcome. Gives what an operator should know.
@@ -50,11 +77,18 @@ impl Driver {
         }
     }
 
-    async fn adopt(&self, component: &Component, problems: &mut Vec<String>) -> Result<(), String> {
+    pub(super) async fn adopt(&self, component: &Component, problems: &mut Vec<String>) -> Result<(), String> {
         let label = format!("{}/{}", component.environment, component.name);
         let chained = |error: &crate::ports::PortError| format!("{label}: {}", Chain(error));
+        let memory =
+            self.history().memory(&component.environment, &component.name).await.map_err(|error| chained(&error))?;
         let (store, owned, now) = (Arc::clone(self.store()), component.clone(), self.clock().now());
-        let adopted = blocking(move || store.adopt(&owned, now)).await.map_err(|error| chained(&error))?;
+        let activated: Vec<ReleaseId> = memory.activations.iter().map(|known| known.release.clone()).collect();
+        let adopted = blocking(move || {
+            forget_unfinished(store.as_ref(), &owned, &activated, now)?;
+            store.adopt(&owned, now)
+        });
+        let adopted = adopted.await.map_err(|error| chained(&error))?;
         problems.extend(
             adopted.skipped.into_iter().map(|(name, why)| format!("{label}: `{name}` is not a release: {why}")),
         );
@@ -64,14 +98,15 @@ impl Driver {
         }
         let (store, owned) = (Arc::clone(self.store()), component.clone());
         let current = blocking(move || store.current(&owned)).await.map_err(|error| chained(&error))?;
-        let memory =
-            self.history().memory(&component.environment, &component.name).await.map_err(|error| chained(&error))?;
         match current {
             Current::Release(release) => {
-                let busy = self.running(&component.environment).is_some();
-                if !busy && memory.activations.last().is_none_or(|last| last.release != release) {
-                    let (component, environment) = (component.name.clone(), component.environment.clone());
-                    self.note(Record::ActivationFound { component, environment, release }).await;
+                let last = memory.activations.last().map(|last| last.release.clone());
+                if self.running(&component.environment).is_some() || self.is_linked(component, &release) {
+                    // What an operation of this agent does is recorded by it.
+                } else if last.as_ref() == Some(&release) {
+                    self.remember_health(component).await;
+                } else {
+                    problems.extend(self.activated_by_another_hand(component, release, last).await);
                 }
             }
             Current::Missing | Current::Dangling(_) | Current::Outside(_) | Current::NotALink => {

@@ -1,16 +1,16 @@
 //! Runs one operation to its outcome: ask the engine, write it down, perform, tell the engine.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use rollback::chain::Chain;
 use rollback::engine;
 use rollback::model::effect::{Effect, EffectEnd};
-use rollback::model::ids::OperationId;
+use rollback::model::ids::ReleaseId;
 use rollback::model::operation::{ChainHead, Evidence, Operation, Step};
 use rollback::model::record::Record;
-use tokio::sync::watch;
 
+use super::registry::Orders;
 use super::{Driver, Progress};
 use crate::config::Component;
 use crate::observe::blocking;
@@ -21,13 +21,7 @@ const EVIDENCE_LINES_MAX: usize = 50;
 
 impl Driver {
     /// Runs an operation whose intent is durable. `fresh` is false when it goes on after a crash.
-    pub(super) async fn run(
-        &self,
-        component: Component,
-        operation: Operation,
-        takeover: watch::Receiver<Option<OperationId>>,
-        fresh: bool,
-    ) {
+    pub(super) async fn run(&self, component: Component, operation: Operation, mut orders: Orders, fresh: bool) {
         let ports = self.inner.ports.clone();
         let started = fresh.then(|| {
             let (history, now) = (Arc::clone(&ports.history), operation.accepted_at);
@@ -41,7 +35,11 @@ impl Driver {
             tracing::warn!("{}", Chain(&error));
         }
         let mut evidence = vec![self.evidence_before(&operation)];
-        let operation = self.steps(&component, operation, &takeover, &mut evidence).await;
+        let operation = self.steps(&component, operation, &mut orders, &mut evidence).await;
+        if operation.outcome().is_none() {
+            // The agent goes while the operation only waits: the intent stands, and the next agent takes it up.
+            return;
+        }
         if let Some(first) = evidence.first_mut() {
             first.journal = ports.units.log_tail(&component, &operation.plan.units, EVIDENCE_LINES_MAX).await;
         }
@@ -56,11 +54,12 @@ impl Driver {
         &self,
         component: &Component,
         mut operation: Operation,
-        takeover: &watch::Receiver<Option<OperationId>>,
+        orders: &mut Orders,
         evidence: &mut Vec<Evidence>,
     ) -> Operation {
         while let Some(effect) = engine::step::next_effect(&operation) {
-            if let Some(by) = *takeover.borrow() {
+            let taken_over = *orders.takeover.borrow();
+            if let Some(by) = taken_over {
                 return engine::step::supersede(operation, by);
             }
             let current = Arc::new(operation.clone());
@@ -72,7 +71,18 @@ impl Driver {
                 tracing::warn!(operation = %operation.id, "{}", Chain(&error));
             }
             let attempt = operation.attempt;
-            let step = self.perform(component, &operation, effect).await;
+            let step = match effect {
+                Effect::Watched { .. } | Effect::Confirmed { .. } => {
+                    let (as_it_is, step) = self.wait(component, operation, effect, orders).await;
+                    operation = as_it_is;
+                    match step {
+                        Some(step) => step,
+                        None if self.inner.leaving.is_cancelled() => return operation,
+                        None => continue,
+                    }
+                }
+                _ => self.perform(component, &operation, effect).await,
+            };
             operation = engine::step::step(operation, step);
             if operation.attempt != attempt {
                 evidence.push(self.evidence_of_failure(component, &operation, attempt).await);
@@ -93,6 +103,7 @@ impl Driver {
                 ports.units.start(component, units, Duration::from_millis(timeouts.start_ms)).await
             }
             Effect::CurrentLinked { release } => {
+                self.note_linked(component, release);
                 let (store, component, release) = (Arc::clone(&ports.store), component.clone(), release.clone());
                 blocking(move || store.link_current(&component, &release)).await
             }
@@ -100,7 +111,7 @@ impl Driver {
                 let (store, component, release) = (Arc::clone(&ports.store), component.clone(), release.clone());
                 blocking(move || store.link_configuration(&component, &release)).await
             }
-            Effect::Verified { .. } => Ok(()),
+            Effect::Verified { .. } | Effect::Watched { .. } | Effect::Confirmed { .. } => Ok(()),
         };
         let end = match (&effect, done) {
             (Effect::Verified { .. }, _) => self.verify(component, operation).await,
@@ -118,6 +129,18 @@ impl Driver {
             end,
             recovered: operation.recoveries > 0,
         }
+    }
+
+    /// Remembers where this agent leads `current`, so that its own switch is never taken for another hand's.
+    fn note_linked(&self, component: &Component, release: &ReleaseId) {
+        let key = (component.environment.clone(), component.name.clone());
+        self.inner.linked.lock().unwrap_or_else(PoisonError::into_inner).insert(key, release.clone());
+    }
+
+    /// Tells whether this agent led `current` there last.
+    pub(super) fn is_linked(&self, component: &Component, release: &ReleaseId) -> bool {
+        let key = (component.environment.clone(), component.name.clone());
+        self.inner.linked.lock().unwrap_or_else(PoisonError::into_inner).get(&key) == Some(release)
     }
 
     fn evidence_before(&self, operation: &Operation) -> Evidence {

@@ -7,15 +7,14 @@ use jiff::SignedDuration;
 use rollback::engine;
 use rollback::explain;
 use rollback::model::host::{Lease, ObservedComponent};
-use rollback::model::ids::{Environment, OperationId};
+use rollback::model::ids::OperationId;
 use rollback::model::operation::{Operation, Request, Trigger, Urgency};
 use rollback::model::plan::Plan;
 use rollback::model::record::Record;
 use rollback::model::refusal::Refusal;
 use rollback::model::release::Integrity;
-use tokio::sync::watch;
 
-use super::registry::Taken;
+use super::registry::{Orders, Taken};
 use super::{Driver, Following, Progress};
 use crate::config::Component;
 use crate::observe::{Depth, blocking};
@@ -62,6 +61,10 @@ impl Driver {
     }
 
     async fn plan_for(&self, request: &Request, component: &Component) -> Result<Plan, StartError> {
+        if request.deploy.is_some() {
+            // What is to be deployed may have been copied a moment ago. What cannot be adopted is refused below.
+            drop(self.adopt(component, &mut Vec::new()).await);
+        }
         let depth = match request.urgency {
             Urgency::Standard => Depth::PlanWithProbes,
             Urgency::Emergency => Depth::Plan,
@@ -152,8 +155,8 @@ impl Driver {
         if let Some(following) = self.registry(|registry| registry.follow(plan.request.operation)) {
             return Ok(following);
         }
-        if let Some(by) = plan.takes_over.map(|_| plan.request.operation) {
-            self.take_over(&plan.environment, by, &actor).await?;
+        if plan.takes_over.is_some() {
+            self.take_over(&plan, &actor).await?;
         }
         let now = self.clock().now();
         let operation = engine::step::begin(plan, Trigger::Manual, actor, now);
@@ -206,11 +209,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn take(
-        &self,
-        component: &Component,
-        operation: &Operation,
-    ) -> Result<watch::Receiver<Option<OperationId>>, Refusal> {
+    pub(super) fn take(&self, component: &Component, operation: &Operation) -> Result<Orders, Refusal> {
         let now = self.clock().now();
         let lasts = SignedDuration::from_secs(i64::try_from(component.policy.lease_secs).unwrap_or(i64::MAX));
         let lease = Lease {
@@ -220,21 +219,27 @@ impl Driver {
             reason: operation.plan.request.reason.as_ref().map(ToString::to_string).unwrap_or_default(),
             since: operation.accepted_at,
             expires: now.checked_add(lasts).unwrap_or(now),
+            gives_way: false,
         };
         let first = Progress { operation: Arc::new(operation.clone()), doing: None, head: None };
         self.registry(|registry| registry.take(lease, first)).map_err(|taken| match taken {
             Taken::Draining => Refusal::NotReady { cause: "the agent is shutting down".to_owned() },
-            Taken::Held(lease) => Refusal::Held { lease: *lease },
+            Taken::Held(lease) => Refusal::Held { lease },
         })
     }
 
-    async fn take_over(&self, environment: &Environment, by: OperationId, actor: &str) -> Result<(), Refusal> {
+    async fn take_over(&self, plan: &Plan, actor: &str) -> Result<(), Refusal> {
+        let (environment, by) = (&plan.environment, plan.request.operation);
         let Some(lease) = self.registry(|registry| registry.lease(environment)) else { return Ok(()) };
+        if plan.request.urgency == Urgency::Standard && !lease.gives_way {
+            // It has stopped waiting since the plan was made.
+            return Err(Refusal::Held { lease: Box::new(lease) });
+        }
         let Some(mut updates) = self.registry(|registry| registry.supersede(environment, by)) else { return Ok(()) };
         let over = async { while updates.recv().await.is_ok() {} };
         tokio::select! {
             () = over => {}
-            () = self.clock().sleep(TAKEOVER_LIMIT) => return Err(Refusal::Held { lease }),
+            () = self.clock().sleep(TAKEOVER_LIMIT) => return Err(Refusal::Held { lease: Box::new(lease) }),
         }
         self.note(Record::LeaseTakenOver {
             environment: environment.clone(),

@@ -141,6 +141,7 @@ pub(crate) fn leases(connection: &Connection) -> Result<Vec<Lease>, WorkError> {
             reason: row.get(3)?,
             since: parsed(row, 4)?,
             expires: parsed(row, 5)?,
+            gives_way: false,
         })
     })?;
     Ok(leases.collect::<rusqlite::Result<_>>()?)

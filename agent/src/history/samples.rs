@@ -50,6 +50,7 @@ pub(crate) fn operation(n: u64) -> Operation {
         urgency: Urgency::Standard,
         force: false,
         reason: Some(Text::new("5xx after deploy").expect("a text")),
+        deploy: None,
     };
     let health = Health { units: Vec::new(), probes: Vec::new() };
     let plan = Plan {
@@ -78,6 +79,7 @@ pub(crate) fn operation(n: u64) -> Operation {
         facts: Vec::new(),
         fence: Digest::of(b"facts"),
         takes_over: None,
+        watch: None,
     };
     let step = Step {
         effect: Effect::UnitsStopped { units: vec!["web.service".parse().expect("a unit")] },
@@ -97,6 +99,7 @@ pub(crate) fn operation(n: u64) -> Operation {
         steps: vec![step],
         recoveries: 0,
         took_over: None,
+        watched: None,
     }
 }
 

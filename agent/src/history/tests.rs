@@ -264,6 +264,7 @@ async fn lease_is_replaced_and_dropped_only_by_its_holder() {
         reason: "5xx".to_owned(),
         since: at(0),
         expires: at(600),
+        gives_way: false,
     };
     history.put_lease(lease(1)).await.expect("writable");
     history.put_lease(lease(2)).await.expect("writable");

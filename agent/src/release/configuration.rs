@@ -87,6 +87,17 @@ pub(super) fn freeze(
     Ok(digest(files))
 }
 
+/// Removes the frozen configuration of a release; that there is none is well.
+pub(super) fn remove(component: &Component, release: &ReleaseId) -> Result<(), PortError> {
+    let frozen = directory(component, release);
+    match std::fs::remove_dir_all(&frozen) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(PortError::failed(format!("cannot remove `{}`", frozen.display()), error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 fn read_source(release: BorrowedFd<'_>, file: &ConfigurationFile) -> io::Result<Vec<u8>> {
     if file.from.is_absolute() {
         // The path is the administrator's own, so links in it are followed.

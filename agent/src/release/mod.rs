@@ -12,6 +12,7 @@ mod digest;
 mod index;
 mod store;
 mod switch;
+pub mod switched;
 #[cfg(test)]
 mod tests;
 
@@ -63,6 +64,12 @@ impl Store for DiskStore {
     /// of releases that are gone.
     fn adopt(&self, component: &Component, now: Timestamp) -> Result<Adopted, PortError> {
         adopt::adopt(component, now, || self.write())
+    }
+
+    fn forget(&self, component: &Component, release: &ReleaseId) -> Result<(), PortError> {
+        let _writing = self.write();
+        store::remove_manifest(component, release)?;
+        configuration::remove(component, release)
     }
 
     fn check(&self, component: &Component, release: &ReleaseId, now: Timestamp) -> Integrity {

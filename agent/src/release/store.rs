@@ -94,6 +94,19 @@ pub(super) fn write_manifest(component: &Component, manifest: &Manifest) -> Resu
     write_state(&manifests_directory(component), &name, &bytes)
 }
 
+/// Removes manifest and index of a release. The index goes first: a manifest without one is written anew.
+pub(super) fn remove_manifest(component: &Component, release: &ReleaseId) -> Result<(), PortError> {
+    let directory = manifests_directory(component);
+    for path in [index_path(component, release), directory.join(format!("{release}.json"))] {
+        let attempt = || format!("cannot remove `{}`", path.display());
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(PortError::failed(attempt(), error)),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    sync_directory(&directory, || format!("cannot forget release `{release}`"))
+}
+
 /// Reads the bytes of a release's index.
 pub(super) fn index_bytes(component: &Component, release: &ReleaseId) -> Result<Vec<u8>, StateError> {
     read_state(&index_path(component, release), INDEX_BYTES_MAX)

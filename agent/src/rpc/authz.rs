@@ -28,6 +28,8 @@ const CHANGE: &[Role] = &[Role::Operator, Role::Admin, Role::BreakGlass];
 pub const RULES: &[(&str, &[Role])] = &[
     ("/rollback.v1.Agent/Plan", SEE),
     ("/rollback.v1.Agent/Rollback", CHANGE),
+    ("/rollback.v1.Agent/Deploy", CHANGE),
+    ("/rollback.v1.Agent/Confirm", CHANGE),
     ("/rollback.v1.Agent/ListReleases", SEE),
     ("/rollback.v1.Agent/Verify", SEE),
     ("/rollback.v1.Agent/Status", SEE),
@@ -274,7 +276,8 @@ mod tests {
     #[test]
     fn every_cell_of_the_table_is_as_designed() {
         for (method, _) in RULES {
-            let changes = *method == "/rollback.v1.Agent/Rollback";
+            let changes =
+                ["Rollback", "Deploy", "Confirm"].iter().any(|name| *method == format!("/rollback.v1.Agent/{name}"));
             for role in Role::ALL {
                 let allowed = !changes || role != Role::Viewer;
                 assert_eq!(authorize(method, &operator(&[role])).is_ok(), allowed, "{method} by {role}");
@@ -287,7 +290,7 @@ mod tests {
 
     #[test]
     fn what_has_no_rule_is_denied_to_everybody() {
-        for method in ["", "/", "/rollback.v1.Agent/Deploy", "/rollback.v1.Agent/status", "//rollback.v1.Agent/Status"]
+        for method in ["", "/", "/rollback.v1.Agent/Forget", "/rollback.v1.Agent/status", "//rollback.v1.Agent/Status"]
         {
             for caller in [Caller::Local { uid: 0 }, operator(&Role::ALL), agent()] {
                 assert!(matches!(authorize(method, &caller), Err(Denied::NoRule(_))), "{method:?}");

@@ -117,6 +117,9 @@ pub(crate) mod tests {
         fn now(&self) -> Timestamp {
             Timestamp::UNIX_EPOCH
         }
+        fn boot(&self) -> String {
+            String::new()
+        }
         fn boottime(&self) -> Duration {
             Duration::from_secs(self.0.load(Ordering::SeqCst))
         }

@@ -9,7 +9,7 @@ use rollback::convert::time_out;
 use rollback::engine::stats;
 use rollback::model::host::ObservedRelease;
 use rollback::model::ids::{ComponentName, Environment, OperationId, ReleaseId};
-use rollback::model::operation::Request as ModelRequest;
+use rollback::model::operation::{Destination, Operation, Request as ModelRequest};
 use rollback::model::plan::Plan;
 use rollback::model::record::{HistoryFilter, HistoryLine, Record};
 use rollback::wire::v1;
@@ -64,6 +64,13 @@ fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(field: &str, text: &str)
     text.parse().map(Some).map_err(|error: T::Err| Status::invalid_argument(format!("field `{field}`: {error}")))
 }
 
+fn request_of(order: &Order) -> &ModelRequest {
+    match order {
+        Order::Request(request) => request,
+        Order::Plan(plan) => &plan.request,
+    }
+}
+
 type Selector = (Option<ComponentName>, Option<Environment>);
 
 fn selector(wire: Option<v1::ComponentSelector>) -> Result<Selector, Status> {
@@ -111,6 +118,30 @@ impl AgentService {
         Err(Status::permission_denied(why))
     }
 
+    /// Begins an operation in the caller's scope, or follows it when it was begun before.
+    async fn operate(
+        &self,
+        caller: &Caller,
+        method: &str,
+        order: Order,
+    ) -> Result<Response<Events<v1::OperationEvent>>, Status> {
+        let meant = match &order {
+            Order::Request(asked) => (asked.component.clone(), asked.environment.clone()),
+            Order::Plan(plan) => (Some(plan.component.clone()), Some(plan.environment.clone())),
+        };
+        let operation = request_of(&order).operation;
+        self.component(caller, method, meant).await?;
+        let following = self.driver.start(order, caller.to_string()).await.map_err(not_started)?;
+        let history = Arc::clone(self.driver.history());
+        Ok(Response::new(Box::pin(events::of_one(self.host(), operation, following, history))))
+    }
+
+    fn running(&self, id: OperationId) -> Option<Operation> {
+        let environments = self.driver.select_all(None, None).into_iter().map(|component| component.environment);
+        let mut running = environments.filter_map(|environment| self.driver.running(&environment));
+        running.find(|operation| operation.id == id)
+    }
+
     fn components(&self, caller: &Caller, meant: &Selector) -> Vec<Component> {
         let mut components = self.driver.select_all(meant.0.as_ref(), meant.1.as_ref());
         components.retain(|component| caller.covers(&component.environment));
@@ -153,6 +184,7 @@ impl AgentService {
 #[tonic::async_trait]
 impl Agent for AgentService {
     type RollbackStream = Events<v1::OperationEvent>;
+    type DeployStream = Events<v1::OperationEvent>;
     type WatchStream = Events<v1::OperationEvent>;
     type VerifyStream = Events<v1::VerifyEvent>;
 
@@ -175,16 +207,44 @@ impl Agent for AgentService {
             What::Request(wire) => Order::Request(ModelRequest::try_from(wire).map_err(invalid)?),
             What::Plan(wire) => Order::Plan(Box::new(Plan::try_from(wire).map_err(invalid)?)),
         };
-        let (meant, operation) = match &order {
-            Order::Request(asked) => ((asked.component.clone(), asked.environment.clone()), asked.operation),
-            Order::Plan(plan) => {
-                ((Some(plan.component.clone()), Some(plan.environment.clone())), plan.request.operation)
-            }
+        if request_of(&order).deploy.is_some() {
+            return Err(Status::invalid_argument("this is a deploy: call `Deploy`"));
+        }
+        self.operate(&caller, "Rollback", order).await
+    }
+
+    async fn deploy(&self, request: Request<v1::DeployRequest>) -> Result<Response<Self::DeployStream>, Status> {
+        use v1::deploy_request::What;
+        let caller = caller(&request)?;
+        let what = request.into_inner().what.ok_or_else(|| Status::invalid_argument("field `what` is missing"))?;
+        let order = match what {
+            What::Request(wire) => Order::Request(ModelRequest::try_from(wire).map_err(invalid)?),
+            What::Plan(wire) => Order::Plan(Box::new(Plan::try_from(wire).map_err(invalid)?)),
         };
-        self.component(&caller, "Rollback", meant).await?;
-        let following = self.driver.start(order, caller.to_string()).await.map_err(not_started)?;
-        let history = Arc::clone(self.driver.history());
-        Ok(Response::new(Box::pin(events::of_one(self.host(), operation, following, history))))
+        let asked = request_of(&order);
+        if asked.deploy.is_none() {
+            return Err(Status::invalid_argument("field `deploy` is missing: to go back, call `Rollback`"));
+        }
+        if asked.to == Destination::Previous {
+            return Err(Status::invalid_argument("field `to` is missing: a deploy names its release"));
+        }
+        self.operate(&caller, "Deploy", order).await
+    }
+
+    async fn confirm(&self, request: Request<v1::ConfirmRequest>) -> Result<Response<v1::ConfirmReply>, Status> {
+        let caller = caller(&request)?;
+        let text = request.into_inner().operation;
+        let id: OperationId =
+            parsed("operation", &text)?.ok_or_else(|| Status::invalid_argument("field `operation` is missing"))?;
+        let Some(operation) = self.running(id) else {
+            return Err(Status::failed_precondition(format!("operation {id} does not run on this agent")));
+        };
+        self.in_scope(&caller, "Confirm", &operation.plan.environment).await?;
+        if self.driver.confirm(id, caller.to_string()).await {
+            return Ok(Response::new(v1::ConfirmReply { host: self.host() }));
+        }
+        let text = format!("operation {id} is no deploy that is watched or waits to be confirmed, or the disk fails");
+        Err(Status::failed_precondition(text))
     }
 
     async fn list_releases(
@@ -258,11 +318,7 @@ impl Agent for AgentService {
         let text = request.into_inner().operation;
         let id: OperationId =
             parsed("operation", &text)?.ok_or_else(|| Status::invalid_argument("field `operation` is missing"))?;
-        let running =
-            self.driver.select_all(None, None).into_iter().find_map(|component| {
-                self.driver.running(&component.environment).filter(|operation| operation.id == id)
-            });
-        let (operation, evidence) = match running {
+        let (operation, evidence) = match self.running(id) {
             Some(operation) => (operation, Vec::new()),
             None => {
                 let stored = self.driver.history().operation(id).await.map_err(|error| failed(&error))?;

@@ -5,10 +5,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use rollback::wire::v1::rollback_request::What;
 
+use super::Session;
+use super::operate::{self, Order};
 use super::plan::PlanFile;
-use super::{Session, operate};
 use crate::error::CommandError;
 use crate::fleet::connect::Target;
 use crate::fleet::fanout::host_name;
@@ -51,7 +51,7 @@ pub async fn run(session: &Session, args: ApplyArgs) -> Result<u8, CommandError>
     let file = read(&args.file)?;
     // The file names the hosts, so none must be named again.
     let mut fleet = session.fleet(false)?;
-    let mut requests: Vec<(Target, What)> = Vec::new();
+    let mut requests: Vec<(Target, Order)> = Vec::new();
     for plan in file.plans {
         let host = plan.host.to_string();
         let target = fleet.targets.iter().find(|t| matches!(t, Target::Local { .. }) || host_name(t) == host).cloned();
@@ -61,8 +61,8 @@ pub async fn run(session: &Session, args: ApplyArgs) -> Result<u8, CommandError>
                 "name it with `--host`, or choose another context",
             ));
         };
-        requests.push((target, What::Plan(plan.into())));
+        requests.push((target, Order::Plan(Box::new(plan.into()))));
     }
     fleet.targets = requests.iter().map(|(target, _)| target.clone()).collect();
-    operate::run(session, &fleet, requests).await
+    operate::run(session, &fleet, requests, operate::Until::Ended).await
 }

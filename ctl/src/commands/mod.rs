@@ -3,7 +3,9 @@
 pub mod apply;
 pub mod audit;
 pub mod completion;
+pub mod confirm;
 pub mod demo;
+pub mod deploy;
 pub mod history;
 pub mod man;
 pub mod operate;
@@ -81,6 +83,8 @@ pub async fn run(cli: Cli) -> u8 {
     let result = match cli.command {
         Command::Rollback(args) => rollback::run(&session, args).await,
         Command::Plan(args) => plan::run(&session, args).await,
+        Command::Deploy(args) => deploy::run(&session, args).await,
+        Command::Confirm(args) => confirm::run(&session, args).await,
         Command::Apply(args) => apply::run(&session, args).await,
         Command::Status(args) => status::run(&session, args).await,
         Command::Releases(args) => releases::run(&session, args).await,

@@ -1,11 +1,10 @@
-//! What `rollback` and `apply` share: run on every host, show progress, follow through a lost connection, report.
+//! What `rollback`, `deploy` and `apply` share: run on every host, show progress, follow through a lost connection, report.
 
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use rollback::model::operation::{Operation, Outcome};
 use rollback::wire::v1;
-use rollback::wire::v1::rollback_request::What;
 use serde::Serialize;
 use tokio_stream::StreamExt as _;
 
@@ -23,6 +22,47 @@ const RECONNECTS_MAX: u32 = 10;
 /// The pause before it is made again: an agent that was killed is restarted within a second.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 
+/// What one host is asked to do: a plan or a request, of a rollback or of a deploy.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Order {
+    /// Plan and run.
+    Request(v1::Request),
+    /// Run a plan that was made before.
+    Plan(Box<v1::Plan>),
+}
+
+impl Order {
+    fn request(&self) -> Option<&v1::Request> {
+        match self {
+            Self::Request(request) => Some(request),
+            Self::Plan(plan) => plan.request.as_ref(),
+        }
+    }
+
+    fn id(&self) -> &str {
+        self.request().map_or("", |request| &request.operation)
+    }
+
+    fn is_deploy(&self) -> bool {
+        self.request().is_some_and(|request| request.deploy.is_some())
+    }
+
+    async fn send(self, client: &mut Client) -> Result<tonic::Streaming<v1::OperationEvent>, tonic::Status> {
+        if self.is_deploy() {
+            let what = match self {
+                Self::Request(request) => v1::deploy_request::What::Request(request),
+                Self::Plan(plan) => v1::deploy_request::What::Plan(*plan),
+            };
+            return Ok(client.deploy(v1::DeployRequest { what: Some(what) }).await?.into_inner());
+        }
+        let what = match self {
+            Self::Request(request) => v1::rollback_request::What::Request(request),
+            Self::Plan(plan) => v1::rollback_request::What::Plan(*plan),
+        };
+        Ok(client.rollback(v1::RollbackRequest { what: Some(what) }).await?.into_inner())
+    }
+}
+
 /// One host's part.
 #[derive(Debug, Serialize)]
 pub struct Ended {
@@ -35,19 +75,34 @@ pub struct Ended {
 pub fn exit_code(operation: &Operation) -> u8 {
     match operation.outcome() {
         Some(Outcome::Done { .. }) => EXIT_DONE,
+        None if operation.is_waiting() => EXIT_DONE,
         Some(Outcome::Unverified { .. }) => EXIT_UNVERIFIED,
         Some(Outcome::PutBack { .. } | Outcome::Superseded { .. }) | None => EXIT_FAILED,
         Some(Outcome::NeedsOperator { .. }) => EXIT_NEEDS_OPERATOR,
     }
 }
 
+/// How long an operation is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// To its end.
+    Ended,
+    /// To the begin of its watch, or to its end when that comes first.
+    Watched,
+}
+
 /// Runs one request per host and prints the reports. `requests` has one entry per target of the fleet.
 ///
 /// # Errors
 /// When the client is interrupted; the operations go on.
-pub async fn run(session: &Session, fleet: &Fleet, requests: Vec<(Target, What)>) -> Result<u8, CommandError> {
+pub async fn run(
+    session: &Session,
+    fleet: &Fleet,
+    requests: Vec<(Target, Order)>,
+    until: Until,
+) -> Result<u8, CommandError> {
     let ids: Vec<String> =
-        requests.iter().map(|(target, what)| format!("{}: operation {}", host_name(target), id(what))).collect();
+        requests.iter().map(|(target, what)| format!("{}: operation {}", host_name(target), what.id())).collect();
     for line in &ids {
         session.printer.say(line);
     }
@@ -57,7 +112,7 @@ pub async fn run(session: &Session, fleet: &Fleet, requests: Vec<(Target, What)>
         let (what, bar) = (find(&target), bar.clone());
         async move {
             let what = what.ok_or_else(|| CommandError::new(ErrorKind::Failed, "this host has no plan"))?;
-            follow(&Teller { session, bar: &bar }, fleet, client, target, what).await
+            follow(&Teller { session, bar: &bar, until }, fleet, client, target, what).await
         }
     });
     let outcomes = tokio::select! {
@@ -73,14 +128,8 @@ pub async fn run(session: &Session, fleet: &Fleet, requests: Vec<(Target, What)>
     let human = |hosts: &[(&str, &Ended)]| {
         hosts.iter().map(|(_, ended)| report::operation(&ended.operation, &[], now)).collect::<Vec<_>>().join("\n")
     };
-    Ok(session.printer.hosts("Rollback", &outcomes, human, |ended| exit_code(&ended.operation)))
-}
-
-fn id(what: &What) -> &str {
-    match what {
-        What::Request(request) => &request.operation,
-        What::Plan(plan) => plan.request.as_ref().map_or("", |request| &request.operation),
-    }
+    let kind = if requests.iter().any(|(_, order)| order.is_deploy()) { "Deploy" } else { "Rollback" };
+    Ok(session.printer.hosts(kind, &outcomes, human, |ended| exit_code(&ended.operation)))
 }
 
 /// A line that moves on a terminal; elsewhere each event is a line of its own.
@@ -95,6 +144,7 @@ fn spinner() -> ProgressBar {
 struct Teller<'a> {
     session: &'a Session,
     bar: &'a ProgressBar,
+    until: Until,
 }
 
 async fn follow(
@@ -102,7 +152,7 @@ async fn follow(
     fleet: &Fleet,
     mut client: Client,
     target: Target,
-    what: What,
+    what: Order,
 ) -> Result<Ended, CommandError> {
     let host = host_name(&target);
     let mut left = RECONNECTS_MAX;
@@ -115,7 +165,7 @@ async fn follow(
         // The same operation again has no second effect: it is followed where it stands.
         client = loop {
             if left == 0 {
-                return Err(lost.hint(format!("`rbctl show {}` tells how it ended once the agent answers", id(&what))));
+                return Err(lost.hint(format!("`rbctl show {}` tells how it ended once the agent answers", what.id())));
             }
             left -= 1;
             teller.say(&host, "the connection was lost; connecting again");
@@ -127,8 +177,8 @@ async fn follow(
     }
 }
 
-async fn once(teller: &Teller<'_>, client: &mut Client, host: &str, what: What) -> Result<Operation, CommandError> {
-    let mut events = client.rollback(v1::RollbackRequest { what: Some(what) }).await?.into_inner();
+async fn once(teller: &Teller<'_>, client: &mut Client, host: &str, what: Order) -> Result<Operation, CommandError> {
+    let mut events = what.send(client).await?;
     while let Some(event) = events.next().await {
         let event = event?;
         if !event.doing.is_empty() {
@@ -138,7 +188,7 @@ async fn once(teller: &Teller<'_>, client: &mut Client, host: &str, what: What) 
             .operation
             .ok_or_else(|| CommandError::new(ErrorKind::Failed, "the agent sent an event without operation"))?;
         let operation = Operation::try_from(wire).map_err(|error| CommandError::failed(&error))?;
-        if operation.outcome().is_some() {
+        if operation.outcome().is_some() || (teller.until == Until::Watched && operation.is_waiting()) {
             return Ok(operation);
         }
     }

@@ -2,7 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "this command writes the plan file")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use rollback::model::plan::Plan;
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::Session;
 use super::rollback::{Planned, RequestArgs, new_operation, plan_all};
 use crate::error::{CommandError, EXIT_DONE};
+use crate::fleet::fanout::HostOutcome;
 use crate::ui::printer::API_VERSION;
 use crate::ui::report;
 
@@ -57,15 +58,24 @@ pub async fn run(session: &Session, args: PlanArgs) -> Result<u8, CommandError> 
         hosts.iter().map(|(_, planned)| report::plan(&planned.plan, now)).collect::<Vec<_>>().join("\n")
     };
     let code = session.printer.hosts("Plan", &outcomes, human, |_| EXIT_DONE);
-    if let Some(path) = args.out {
-        let plans: Vec<Plan> = outcomes.into_iter().filter_map(|o| Some(o.result.ok()?.plan)).collect();
-        if plans.is_empty() {
-            return Ok(code);
-        }
-        let file = PlanFile { api_version: API_VERSION.to_owned(), kind: "Plan".to_owned(), plans };
-        let text = serde_json::to_string_pretty(&file).map_err(|error| CommandError::failed(&error))?;
-        std::fs::write(&path, text).map_err(|error| CommandError::failed(&error))?;
-        session.printer.say(&format!("saved: run it with `rbctl apply {}`", path.display()));
+    match args.out {
+        Some(path) => save(session, outcomes, &path).map(|()| code),
+        None => Ok(code),
     }
-    Ok(code)
+}
+
+/// Saves the plans that were made; nothing when there is none.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn save(session: &Session, outcomes: Vec<HostOutcome<Planned>>, path: &Path) -> Result<(), CommandError> {
+    let plans: Vec<Plan> = outcomes.into_iter().filter_map(|o| Some(o.result.ok()?.plan)).collect();
+    if plans.is_empty() {
+        return Ok(());
+    }
+    let file = PlanFile { api_version: API_VERSION.to_owned(), kind: "Plan".to_owned(), plans };
+    let text = serde_json::to_string_pretty(&file).map_err(|error| CommandError::failed(&error))?;
+    std::fs::write(path, text).map_err(|error| CommandError::failed(&error))?;
+    session.printer.say(&format!("saved: run it with `rbctl apply {}`", path.display()));
+    Ok(())
 }

@@ -10,10 +10,10 @@ use rollback::model::operation::{Destination, Request, Urgency};
 use rollback::model::plan::Plan;
 use rollback::model::text::Text;
 use rollback::wire::v1;
-use rollback::wire::v1::rollback_request::What;
 use serde::Serialize;
 
-use super::{Session, operate, verify};
+use super::operate::{self, Order};
+use super::{Session, verify};
 use crate::cli::Selector;
 use crate::error::{CommandError, EXIT_DONE, ErrorKind};
 use crate::fleet::connect::Target;
@@ -77,6 +77,7 @@ impl RequestArgs {
             urgency: if self.emergency { Urgency::Emergency } else { Urgency::Standard },
             force: self.force,
             reason: self.reason.clone(),
+            deploy: None,
         }
     }
 }
@@ -150,25 +151,27 @@ pub async fn run(session: &Session, args: RollbackArgs) -> Result<u8, CommandErr
     if args.verify_only {
         return verify::target_of_plans(session, &fleet, plan_all(&fleet, &requests).await).await;
     }
-    if !args.yes && !confirmed(session, &fleet, &requests, args.request.emergency).await? {
+    // An emergency on a terminal asks nothing.
+    let is_settled = args.yes || (args.request.emergency && std::io::stdin().is_terminal());
+    if !is_settled && !confirmed(session, &fleet, &requests, "go back").await? {
         return Err(CommandError::new(ErrorKind::Interrupted, "not confirmed; nothing has changed"));
     }
-    let requests = requests.into_iter().map(|(target, request)| (target, What::Request(request.into()))).collect();
-    operate::run(session, &fleet, requests).await
+    let requests = requests.into_iter().map(|(target, request)| (target, Order::Request(request.into()))).collect();
+    operate::run(session, &fleet, requests, operate::Until::Ended).await
 }
 
-/// Shows the plans and asks; an emergency on a terminal asks nothing.
-async fn confirmed(
+/// Shows the plans and asks whether to go on.
+///
+/// # Errors
+/// When there is no terminal to ask on, or a host refuses.
+pub async fn confirmed(
     session: &Session,
     fleet: &Fleet,
     requests: &[(Target, Request)],
-    emergency: bool,
+    question: &str,
 ) -> Result<bool, CommandError> {
     if !std::io::stdin().is_terminal() {
         return Err(CommandError::usage("there is no terminal to confirm on", "`--yes` confirms beforehand"));
-    }
-    if emergency {
-        return Ok(true);
     }
     let plans = plan_all(fleet, requests).await;
     let mut refused = None;
@@ -182,9 +185,9 @@ async fn confirmed(
         }
     }
     if let Some(error) = refused {
-        return Err(CommandError { text: "not every host can go back; nothing has changed".to_owned(), ..error });
+        return Err(CommandError { text: format!("not every host can {question}; nothing has changed"), ..error });
     }
-    session.printer.say("go back? [y/N]");
+    session.printer.say(&format!("{question}? [y/N]"));
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer).map_err(|error| CommandError::failed(&error))?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

@@ -44,6 +44,7 @@ fn tree(title: &str, nodes: &[Node]) -> String {
 
 fn title(plan: &Plan) -> String {
     let kind = match (plan.request.urgency, &plan.request.to) {
+        _ if plan.request.deploy.is_some() => "deploy",
         (Urgency::Emergency, _) => "emergency rollback",
         (Urgency::Standard, Destination::Previous) => "rollback to the last good release",
         (Urgency::Standard, Destination::Named(_)) => "rollback to a named release",
@@ -77,6 +78,9 @@ fn decision(plan: &Plan, now: Timestamp) -> Vec<Node> {
         "checks",
         plan.checks.iter().map(|check| leaf(format!("{}: {}", check.name, check.found))).collect(),
     ));
+    if let Some(watch) = &plan.watch {
+        nodes.push(leaf(format!("watch: {}", explain::watch(watch))));
+    }
     if !plan.warnings.is_empty() {
         nodes.push(node("warnings", plan.warnings.iter().map(|warning| leaf(warning.as_str())).collect()));
     }
@@ -133,6 +137,7 @@ pub fn operation(operation: &Operation, evidence: &[Evidence], now: Timestamp) -
     let plan = &operation.plan;
     let trigger = match operation.trigger {
         Trigger::Manual => "manual",
+        Trigger::External => "`current` was switched by another hand",
     };
     let reason = plan.request.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let force = if plan.request.force { ", forced" } else { "" };
@@ -142,6 +147,8 @@ pub fn operation(operation: &Operation, evidence: &[Evidence], now: Timestamp) -
     if operation.recoveries > 0 {
         nodes.push(leaf(format!("taken up again after a crash {} times", operation.recoveries)));
     }
+    let confirmed = operation.watched.as_ref().and_then(|watched| watched.confirmed_by.as_ref());
+    nodes.extend(confirmed.map(|by| leaf(format!("confirmed by {by}"))));
     nodes.extend(operation.took_over.map(|other| leaf(format!("took the lease over from operation {other}"))));
     for saved in evidence {
         let of = saved.release.as_ref().map_or("what ran".to_owned(), |id| format!("`{id}`"));

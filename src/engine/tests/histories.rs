@@ -16,6 +16,7 @@ use crate::model::host::Current;
 use crate::model::ids::ReleaseId;
 use crate::model::operation::{Operation, Outcome};
 use crate::model::release::Integrity;
+use crate::model::watch::Watch;
 
 /// What happens to one effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +75,7 @@ impl Host {
             Effect::CurrentLinked { release } => self.link = Some(release.clone()),
             // A unit that runs already is left alone, whatever the link says by now.
             Effect::UnitsStarted { .. } => self.runs = self.runs.take().or_else(|| self.link.clone()),
-            Effect::Verified { .. } => {}
+            Effect::Verified { .. } | Effect::Watched { .. } | Effect::Confirmed { .. } => {}
         }
     }
 
@@ -135,7 +136,7 @@ impl Host {
             Action::Works | Action::Fails | Action::FailsLate | Action::Judges(_) | Action::Dies => {}
         }
         match (effect, action) {
-            (Effect::Verified { .. }, _) => Some(self.judge(action)),
+            (Effect::Verified { .. } | Effect::Watched { .. }, _) => Some(self.judge(action)),
             (_, Action::Fails) => Some(EffectEnd::Failed { error: "refused".to_owned() }),
             (_, Action::FailsLate) => {
                 self.ensure(effect);
@@ -145,7 +146,8 @@ impl Host {
                 Effect::UnitsStopped { .. }
                 | Effect::ConfigurationLinked { .. }
                 | Effect::CurrentLinked { .. }
-                | Effect::UnitsStarted { .. },
+                | Effect::UnitsStarted { .. }
+                | Effect::Confirmed { .. },
                 _,
             ) => {
                 self.ensure(effect);
@@ -162,8 +164,8 @@ fn run(mut operation: Operation, actions: &[Action], recover: Recoverer) -> Resu
     let from = operation.plan.from.clone();
     let mut host = Host { link: from.clone(), configuration: from.clone(), runs: from };
     let mut actions = actions.iter().copied();
-    // Each attempt has at most five effects, and each recovery can begin one attempt anew.
-    let bound = 5 * (operation.plan.candidates.len() + 1 + usize::try_from(RECOVERIES_MAX).expect("small")) * 2;
+    // Each attempt has at most seven effects, and each recovery can begin one attempt anew.
+    let bound = 7 * (operation.plan.candidates.len() + 1 + usize::try_from(RECOVERIES_MAX).expect("small")) * 2;
     for _ in 0..bound {
         let Some(effect) = next_effect(&operation) else { return Ok((operation, host)) };
         let action = actions.next().unwrap_or(Action::Works);
@@ -218,7 +220,8 @@ fn lie(operation: &Operation, host: &Host) -> Option<String> {
     (!(is_linked && is_run)).then(|| format!("{outcome:?}, but {host:?}"))
 }
 
-/// Every kind of operation: one or two candidates, with or without a release to put back, baseline and configuration.
+/// Every kind of operation: one or two candidates, with or without a release to put back, baseline and configuration;
+/// and deploys, which are watched and confirmed.
 fn kinds() -> Vec<Operation> {
     let mut kinds = Vec::new();
     for candidates in [&["r2"][..], &["r2", "r1"]] {
@@ -228,6 +231,9 @@ fn kinds() -> Vec<Operation> {
                 kind.plan.configuration = configuration;
                 kinds.push(kind);
             }
+            let mut deploy = operation(&["r2"], from, true);
+            deploy.plan.watch = Some(Watch { lasts_ms: 1_000, auto: true, confirm_ms: Some(1_000) });
+            kinds.push(deploy);
         }
     }
     kinds

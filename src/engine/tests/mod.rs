@@ -1,5 +1,6 @@
 //! Tables and histories of the engine, and the builders that they share.
 
+mod deploy;
 mod histories;
 mod plan;
 mod recover;
@@ -68,6 +69,7 @@ pub(super) fn request() -> Request {
         urgency: Urgency::Standard,
         force: false,
         reason: Some(Text::new("5xx since the deploy").expect("tests use valid texts")),
+        deploy: None,
     }
 }
 

@@ -23,6 +23,7 @@ fn lease(operation: u8, expires: i64) -> Lease {
         reason: "another rollback".to_owned(),
         since: at(4_000),
         expires: at(expires),
+        gives_way: false,
     }
 }
 

@@ -23,7 +23,12 @@ fn told(recovery: &Recovery) -> String {
     match operation.phase {
         Phase::Stopping => format!("{word} stop {trying}"),
         Phase::Starting => format!("{word} start {trying}"),
-        Phase::LinkingConfiguration | Phase::Switching | Phase::Verifying | Phase::Ended { .. } => {
+        Phase::LinkingConfiguration
+        | Phase::Switching
+        | Phase::Verifying
+        | Phase::Watching
+        | Phase::Confirming
+        | Phase::Ended { .. } => {
             panic!("no recovery leads to {:?}", operation.phase)
         }
     }
@@ -41,6 +46,7 @@ fn currents() -> [Current; 7] {
     ]
 }
 
+const VERIFYING_AND_AFTER: [Phase; 3] = [Phase::Verifying, Phase::Watching, Phase::Confirming];
 const BEFORE_VERIFYING: [Phase; 4] = [Phase::Stopping, Phase::LinkingConfiguration, Phase::Switching, Phase::Starting];
 
 fn in_phase(phase: &Phase, attempt: usize, from: Option<&str>) -> Operation {
@@ -51,10 +57,15 @@ fn in_phase(phase: &Phase, attempt: usize, from: Option<&str>) -> Operation {
 fn every_phase_and_current_follows_the_table() {
     let intact = Integrity::Intact { read_at: at(1) };
     for current in currents() {
-        for phase in BEFORE_VERIFYING.iter().chain([&Phase::Verifying]) {
+        for phase in BEFORE_VERIFYING.iter().chain(&VERIFYING_AND_AFTER) {
             let expected = match (&current, phase) {
                 (Current::NotALink, _) => "operator",
-                (Current::Release(release), Phase::Verifying) if *release == id("r2") => "resume start r2",
+                (Current::Release(release), Phase::Verifying | Phase::Watching | Phase::Confirming)
+                    if *release == id("r2") =>
+                {
+                    "resume start r2"
+                }
+                (_, Phase::Watching | Phase::Confirming) => "finish 0",
                 (_, _) => "resume stop r2",
             };
             let recovery = recover(in_phase(phase, 0, Some("r3")), &current, &intact);

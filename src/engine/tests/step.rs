@@ -19,7 +19,7 @@ pub(super) fn done(operation: &Operation, end: EffectEnd) -> Step {
     Step { effect, began_at: at(6_100), duration_us: 10, end, recovered: operation.recoveries > 0 }
 }
 
-fn ends() -> Vec<(&'static str, EffectEnd)> {
+pub(super) fn ends() -> Vec<(&'static str, EffectEnd)> {
     vec![
         ("ensured", EffectEnd::Ensured),
         ("failed", EffectEnd::Failed { error: "no answer".to_owned() }),
@@ -40,7 +40,7 @@ fn attempts() -> Vec<Operation> {
     vec![first, last, bare, back, ill]
 }
 
-fn told(operation: &Operation) -> String {
+pub(super) fn told(operation: &Operation) -> String {
     let trying = operation.trying().map(ToString::to_string).unwrap_or_default();
     match &operation.phase {
         Phase::Stopping => format!("stop {trying}"),
@@ -48,6 +48,8 @@ fn told(operation: &Operation) -> String {
         Phase::Switching => format!("switch {trying}"),
         Phase::Starting => format!("start {trying}"),
         Phase::Verifying => format!("verify {trying}"),
+        Phase::Watching => format!("watch {trying}"),
+        Phase::Confirming => format!("confirm {trying}"),
         Phase::Ended { outcome: Outcome::Done { release } } => format!("DONE {release}"),
         Phase::Ended { outcome: Outcome::Unverified { release, .. } } => format!("UNVERIFIED {release}"),
         Phase::Ended { outcome: Outcome::PutBack { release, .. } } => format!("BACK {release}"),
@@ -129,11 +131,12 @@ fn the_run_performs_what_the_dry_run_shows() {
         let mut performed = Vec::new();
         while let Some(effect) = next_effect(&operation) {
             let end = match effect {
-                Effect::Verified { .. } => judged(Verdict::Passing, true),
+                Effect::Verified { .. } | Effect::Watched { .. } => judged(Verdict::Passing, true),
                 Effect::UnitsStopped { .. }
                 | Effect::ConfigurationLinked { .. }
                 | Effect::CurrentLinked { .. }
-                | Effect::UnitsStarted { .. } => EffectEnd::Ensured,
+                | Effect::UnitsStarted { .. }
+                | Effect::Confirmed { .. } => EffectEnd::Ensured,
             };
             performed.push(effect);
             let done = done(&operation, end);

@@ -56,6 +56,9 @@ impl Clock for TestClock {
     fn now(&self) -> Timestamp {
         Timestamp::now() + SignedDuration::from_secs(self.0.load(Ordering::SeqCst))
     }
+    fn boot(&self) -> String {
+        String::new()
+    }
     fn boottime(&self) -> Duration {
         // Every question is in a window of its own, so that no report is suppressed.
         Duration::from_secs(self.1.fetch_add(60, Ordering::SeqCst))
@@ -163,6 +166,7 @@ fn nothing<T>() -> Reply<T> {
 #[tonic::async_trait]
 impl Agent for Mirror {
     type RollbackStream = Events<OperationEvent>;
+    type DeployStream = Events<OperationEvent>;
     type VerifyStream = Events<VerifyEvent>;
     type WatchStream = Events<OperationEvent>;
 
@@ -177,6 +181,12 @@ impl Agent for Mirror {
         nothing()
     }
     async fn rollback(&self, _: Request<RollbackRequest>) -> Reply<Self::RollbackStream> {
+        nothing()
+    }
+    async fn deploy(&self, _: Request<DeployRequest>) -> Reply<Self::DeployStream> {
+        nothing()
+    }
+    async fn confirm(&self, _: Request<ConfirmRequest>) -> Reply<ConfirmReply> {
         nothing()
     }
     async fn list_releases(&self, _: Request<ListReleasesRequest>) -> Reply<ListReleasesReply> {

@@ -1,0 +1,91 @@
+//! Guards what other hands deploy: a `current` that somebody else has switched is watched like a deploy of the agent's own.
+
+use std::sync::Arc;
+
+use rollback::chain::Chain;
+use rollback::engine;
+use rollback::model::health::Health;
+use rollback::model::ids::{OperationId, ReleaseId};
+use rollback::model::operation::{Destination, Request, Urgency};
+use rollback::model::policy::ExternalDeploys;
+use rollback::model::record::Record;
+use rollback::model::watch::WatchTerms;
+
+use super::Driver;
+use crate::config::Component;
+use crate::observe::{Depth, blocking};
+
+/// Who is named as actor: the kernel does not tell who has switched a link.
+const ACTOR: &str = "local:another-hand";
+
+impl Driver {
+    /// Remembers how a component does while nothing happens: the baseline of what another hand may deploy next.
+    pub(super) async fn remember_health(&self, component: &Component) {
+        if component.policy.external == ExternalDeploys::Note {
+            return;
+        }
+        match self.observe(component, Depth::PlanWithProbes).await {
+            Ok(observed) => self.set_baseline(component, observed.health),
+            Err(error) => tracing::warn!("{}", Chain(&error)),
+        }
+    }
+
+    /// Notes that another hand has made `release` current, and watches it when the policy says so and there is something
+    /// to go back to. Gives a problem for the operator when it cannot be watched.
+    pub(super) async fn activated_by_another_hand(
+        &self,
+        component: &Component,
+        release: ReleaseId,
+        before: Option<ReleaseId>,
+    ) -> Option<String> {
+        let (name, environment) = (component.name.clone(), component.environment.clone());
+        let record = Record::ActivationFound { component: name, environment, release: release.clone() };
+        self.note(record).await;
+        let from = before.filter(|_| component.policy.external == ExternalDeploys::Watch)?;
+        let begun = self.begin_external(component, release.clone(), from).await;
+        begun
+            .err()
+            .map(|why| format!("{}/{}: `{release}` is not watched: {why}", component.environment, component.name))
+    }
+
+    async fn begin_external(&self, component: &Component, to: ReleaseId, from: ReleaseId) -> Result<(), String> {
+        let now = self.clock().now();
+        let request = Request {
+            operation: OperationId::new(now, self.clock().random()),
+            component: Some(component.name.clone()),
+            environment: Some(component.environment.clone()),
+            to: Destination::Named(to.to_string()),
+            urgency: Urgency::Standard,
+            force: false,
+            reason: None,
+            deploy: Some(WatchTerms::default()),
+        };
+        let mut observed = self.observe(component, Depth::Plan).await.map_err(|error| Chain(&error).to_string())?;
+        if let Some(baseline) = self.baseline(component) {
+            observed.health = baseline;
+        }
+        let plan = engine::plan::external(&request, &observed, Some(from), now)
+            .map_err(|refusal| rollback::explain::refusal(&refusal))?;
+        let operation = engine::step::begin_external(plan, ACTOR.to_owned(), now);
+        let orders = self.take(component, &operation).map_err(|refusal| rollback::explain::refusal(&refusal))?;
+        let (journal, intent) = (Arc::clone(&self.inner.ports.journal), operation.clone());
+        if let Err(error) = blocking(move || journal.put(&intent, true)).await {
+            self.registry(|registry| registry.release(&component.environment));
+            return Err(Chain(&error).to_string());
+        }
+        tracing::warn!(operation = %operation.id, "`current` was switched to `{to}` by another hand and is watched");
+        let (driver, component) = (self.clone(), component.clone());
+        self.inner.tasks.spawn(async move { driver.run(component, operation, orders, true).await });
+        Ok(())
+    }
+
+    fn baseline(&self, component: &Component) -> Option<Health> {
+        let baselines = self.inner.baselines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        baselines.get(&(component.environment.clone(), component.name.clone())).cloned()
+    }
+
+    fn set_baseline(&self, component: &Component, health: Health) {
+        let mut baselines = self.inner.baselines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        baselines.insert((component.environment.clone(), component.name.clone()), health);
+    }
+}

@@ -1,0 +1,210 @@
+//! The effects that wait: the watch of a release, and the wait for somebody's word. The engine judges.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use rollback::chain::Chain;
+use rollback::engine::{step, verdict};
+use rollback::explain;
+use rollback::model::effect::{Effect, EffectEnd};
+use rollback::model::health::{Health, ProbeResult, UnitActive, UnitState, Verdict};
+use rollback::model::ids::ReleaseId;
+use rollback::model::operation::{Operation, Step, Trigger};
+use rollback::model::watch::Moment;
+use tokio::sync::mpsc;
+
+use super::Driver;
+use super::registry::Orders;
+use crate::config::Component;
+use crate::observe::blocking;
+use crate::ports::PortError;
+
+/// How often units and `current` are looked at: a crash is left half a second later, and nobody feels the looking.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// The same while a restart by another hand is awaited, which takes some ten milliseconds.
+const SETTLE_INTERVAL: Duration = Duration::from_millis(50);
+/// Results of probes that wait to be judged; each probe has one at a time.
+const RESULTS_WAITING_MAX: usize = 64;
+
+impl Driver {
+    pub(super) fn moment(&self) -> Moment {
+        let clock = self.clock();
+        let since_boot_ms = u64::try_from(clock.boottime().as_millis()).unwrap_or(u64::MAX);
+        Moment { boot: clock.boot(), since_boot_ms, at: clock.now() }
+    }
+
+    /// Performs an effect that waits, and takes confirmations meanwhile. Gives the operation as it is then, and the step;
+    /// no step when it was left before its end: another operation takes over, or the agent drains.
+    ///
+    /// The begin of the watch and a confirmation are durable before they count, so that a crash forgets neither.
+    pub(super) async fn wait(
+        &self,
+        component: &Component,
+        operation: Operation,
+        effect: Effect,
+        orders: &mut Orders,
+    ) -> (Operation, Option<Step>) {
+        let (began_at, began) = (self.clock().now(), self.clock().boottime());
+        let mut operation = step::begin_watch(operation, self.moment());
+        self.keep(&operation).await;
+        let snapshot = operation.clone();
+        let confirms = matches!(effect, Effect::Confirmed { .. });
+        let work = async {
+            if confirms { self.confirmation(&snapshot).await } else { self.watch(component, &snapshot).await }
+        };
+        tokio::pin!(work);
+        let end = loop {
+            tokio::select! {
+                end = &mut work => break end,
+                _ = orders.takeover.changed() => return (operation, None),
+                () = self.inner.leaving.cancelled() => return (operation, None),
+                Some(confirmation) = orders.confirmations.recv() => {
+                    operation = step::confirm(operation, confirmation.by);
+                    let kept = self.keep(&operation).await;
+                    // Who asked may have gone.
+                    confirmation.done.send(kept).ok();
+                    if kept && confirms {
+                        break EffectEnd::Ensured;
+                    }
+                }
+            }
+        };
+        let took = self.clock().boottime().saturating_sub(began);
+        let duration_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let recovered = operation.recoveries > 0;
+        (operation, Some(Step { effect, began_at, duration_us, end, recovered }))
+    }
+
+    /// Stores the operation durably; tells whether that worked.
+    async fn keep(&self, operation: &Operation) -> bool {
+        let (journal, kept) = (std::sync::Arc::clone(&self.inner.ports.journal), operation.clone());
+        match blocking(move || journal.put(&kept, true)).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(operation = %operation.id, "{}", Chain(&error));
+                false
+            }
+        }
+    }
+
+    /// What is left of a time that began with the watch.
+    fn left(&self, operation: &Operation, lasts_ms: u64) -> Duration {
+        let passed = operation.watched.as_ref().map_or(0, |watched| watched.began.passed_ms(&self.moment()));
+        Duration::from_millis(lasts_ms.saturating_sub(passed))
+    }
+
+    async fn confirmation(&self, operation: &Operation) -> EffectEnd {
+        if operation.watched.as_ref().is_some_and(|watched| watched.confirmed_by.is_some()) {
+            return EffectEnd::Ensured;
+        }
+        let lasts_ms = operation.plan.watch.and_then(|watch| watch.confirm_ms).unwrap_or(0);
+        self.clock().sleep(self.left(operation, lasts_ms)).await;
+        EffectEnd::Failed { error: format!("nobody confirmed it within {} s", lasts_ms / 1_000) }
+    }
+
+    /// Looks at units and probes until the watch is over or the release is bad.
+    async fn watch(&self, component: &Component, operation: &Operation) -> EffectEnd {
+        let ports = &self.inner.ports;
+        let units = &operation.plan.units;
+        if operation.trigger == Trigger::External && operation.recoveries == 0 {
+            self.settle(component, operation).await;
+        }
+        let before = match ports.units.states(component, units).await {
+            Ok(states) => states,
+            Err(error) => return EffectEnd::Failed { error: Chain(&error).to_string() },
+        };
+        let left = self.left(operation, operation.plan.watch.map_or(0, |watch| watch.lasts_ms));
+        let (sender, mut results) = mpsc::channel(RESULTS_WAITING_MAX);
+        let asking = self.ask_again_and_again(component, left, sender);
+        tokio::pin!(asking);
+        let over = ports.clock.sleep(left);
+        tokio::pin!(over);
+        let mut health = Health { units: before.clone(), probes: Vec::new() };
+        loop {
+            let is_over = tokio::select! {
+                () = &mut over => true,
+                () = &mut asking => false,
+                Some(result) = results.recv() => {
+                    health.probes.retain(|known| known.name != result.name);
+                    health.probes.push(result);
+                    false
+                }
+                () = ports.clock.sleep(LOOK_INTERVAL) => {
+                    match ports.units.states(component, units).await {
+                        Ok(states) => health.units = states,
+                        // A manager that does not answer says nothing of the release.
+                        Err(error) => tracing::warn!(operation = %operation.id, "{}", Chain(&error)),
+                    }
+                    if let Some(elsewhere) = self.led_elsewhere(component, operation.trying()).await {
+                        return EffectEnd::Failed { error: elsewhere };
+                    }
+                    false
+                }
+            };
+            let (judged, _) = verdict::judge(&operation.plan.baseline, &health, &before);
+            if is_over || judged == Verdict::ReleaseBad {
+                return EffectEnd::Judged { verdict: judged, health };
+            }
+        }
+    }
+
+    /// Asks every probe in turns of its own interval, for as long as it is polled.
+    async fn ask_again_and_again(&self, component: &Component, left: Duration, results: mpsc::Sender<ProbeResult>) {
+        let ports = &self.inner.ports;
+        let one = |probe| {
+            let results = results.clone();
+            async move {
+                loop {
+                    let result = ports.prober.ask(component, probe, left).await;
+                    if results.send(result).await.is_err() {
+                        return;
+                    }
+                    ports.clock.sleep(Duration::from_millis(probe.interval_ms)).await;
+                }
+            }
+        };
+        join_all(component.probes.iter().map(one)).await;
+        // Without probes there is nothing to wait for, and the watch ends by its own time.
+        std::future::pending::<()>().await;
+    }
+
+    /// Waits until another hand has restarted the units onto what it has switched to: each runs or has failed in another
+    /// start than the baseline's. What it does not restart within the time of a start is watched as it is.
+    async fn settle(&self, component: &Component, operation: &Operation) {
+        let ports = &self.inner.ports;
+        let limit = Duration::from_millis(operation.plan.timeouts.start_ms);
+        let ends = ports.clock.boottime() + limit;
+        while ports.clock.boottime() < ends {
+            match ports.units.states(component, &operation.plan.units).await {
+                Ok(states) if restarted(&operation.plan.baseline.units, &states) => return,
+                Ok(_) | Err(_) => ports.clock.sleep(SETTLE_INTERVAL).await,
+            }
+        }
+    }
+
+    /// Says where `current` leads when that is not the release that is watched.
+    async fn led_elsewhere(&self, component: &Component, watched: Option<&ReleaseId>) -> Option<String> {
+        let (store, owned) = (std::sync::Arc::clone(self.store()), component.clone());
+        let current: Result<_, PortError> = blocking(move || store.current(&owned)).await;
+        match current {
+            Ok(current) if current.release() == watched => None,
+            Ok(current) => Some(format!("its watch did not end: `current` {}", explain::current(&current))),
+            Err(error) => {
+                tracing::warn!("{}", Chain(&error));
+                None
+            }
+        }
+    }
+}
+
+/// Tells whether every unit has been started again and has come to rest.
+fn restarted(before: &[UnitState], now: &[UnitState]) -> bool {
+    now.iter().all(|unit| {
+        let at_rest = match unit.active {
+            UnitActive::Active | UnitActive::Failed => true,
+            UnitActive::Activating | UnitActive::Deactivating | UnitActive::Inactive => false,
+        };
+        let again = before.iter().find(|b| b.name == unit.name).is_none_or(|b| b.invocation != unit.invocation);
+        at_rest && again
+    })
+}

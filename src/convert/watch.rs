@@ -1,0 +1,70 @@
+//! The watch of a deploy.
+
+use super::{ConvertError, required, required_time, time_out, wrong};
+use crate::model::watch::{Moment, WATCH_MS_MAX, WATCH_MS_MIN, Watch, WatchTerms, Watched};
+use crate::wire::v1;
+
+impl From<WatchTerms> for v1::WatchTerms {
+    fn from(terms: WatchTerms) -> Self {
+        Self { lasts_ms: terms.lasts_ms, auto: terms.auto, confirm_ms: terms.confirm_ms }
+    }
+}
+
+impl TryFrom<v1::WatchTerms> for WatchTerms {
+    type Error = ConvertError;
+
+    fn try_from(terms: v1::WatchTerms) -> Result<Self, ConvertError> {
+        Ok(Self {
+            lasts_ms: terms.lasts_ms.map(|millis| bounded("lasts_ms", millis)).transpose()?,
+            auto: terms.auto,
+            confirm_ms: terms.confirm_ms.map(|millis| bounded("confirm_ms", millis)).transpose()?,
+        })
+    }
+}
+
+fn bounded(field: &'static str, millis: u64) -> Result<u64, ConvertError> {
+    if (WATCH_MS_MIN..=WATCH_MS_MAX).contains(&millis) {
+        return Ok(millis);
+    }
+    Err(wrong(field, format!("{millis} is not between {WATCH_MS_MIN} and {WATCH_MS_MAX}")))
+}
+
+impl From<Watch> for v1::WatchPlan {
+    fn from(watch: Watch) -> Self {
+        Self { lasts_ms: watch.lasts_ms, auto: watch.auto, confirm_ms: watch.confirm_ms }
+    }
+}
+
+impl TryFrom<v1::WatchPlan> for Watch {
+    type Error = ConvertError;
+
+    fn try_from(watch: v1::WatchPlan) -> Result<Self, ConvertError> {
+        Ok(Self {
+            lasts_ms: bounded("lasts_ms", watch.lasts_ms)?,
+            auto: watch.auto,
+            confirm_ms: watch.confirm_ms.map(|millis| bounded("confirm_ms", millis)).transpose()?,
+        })
+    }
+}
+
+impl From<Watched> for v1::Watched {
+    fn from(watched: Watched) -> Self {
+        let Moment { boot, since_boot_ms, at } = watched.began;
+        Self {
+            began: Some(v1::Moment { boot, since_boot_ms, at: Some(time_out(at)) }),
+            confirmed_by: watched.confirmed_by.unwrap_or_default(),
+        }
+    }
+}
+
+impl TryFrom<v1::Watched> for Watched {
+    type Error = ConvertError;
+
+    fn try_from(watched: v1::Watched) -> Result<Self, ConvertError> {
+        let began = required("began", watched.began)?;
+        Ok(Self {
+            began: Moment { boot: began.boot, since_boot_ms: began.since_boot_ms, at: required_time("at", began.at)? },
+            confirmed_by: (!watched.confirmed_by.is_empty()).then_some(watched.confirmed_by),
+        })
+    }
+}

@@ -1,0 +1,144 @@
+//! Deploys: the table of steps from the verification on, what is planned, and who may take over from a watch.
+
+use super::step::{done, ends, told};
+use super::{at, id, observed, operation_id, request};
+use crate::engine::plan::{external, plan};
+use crate::engine::recover::{Recovery, recover};
+use crate::engine::step::{begin, begin_external, begin_watch, confirm, step};
+use crate::model::health::Verdict;
+use crate::model::host::{Current, Lease};
+use crate::model::operation::{Destination, Operation, OperationType, Outcome, Phase, Request, Trigger};
+use crate::model::refusal::Refusal;
+use crate::model::release::Integrity;
+use crate::model::watch::{Moment, Watch, WatchTerms};
+
+fn deploy_of(release: &str) -> Request {
+    Request {
+        to: Destination::Named(release.to_owned()),
+        reason: None,
+        deploy: Some(WatchTerms::default()),
+        ..request()
+    }
+}
+
+/// A deploy of `r3` over `r2`, which runs and is good.
+fn deploy(watch: Watch) -> Operation {
+    let mut plan = plan(&deploy_of("r3"), &observed("1g 2g 3", "12", "2"), at(5_000)).expect("it is planned");
+    plan.watch = Some(watch);
+    begin(plan, Trigger::Manual, "local:uid=0".to_owned(), at(6_000))
+}
+
+fn moment() -> Moment {
+    Moment { boot: "a".to_owned(), since_boot_ms: 1, at: at(6_100) }
+}
+
+#[test]
+fn every_phase_from_the_verification_on_follows_the_table() {
+    let watch = |auto, confirm_ms| Watch { lasts_ms: 1_000, auto, confirm_ms };
+    let modes = [watch(true, None), watch(false, None), watch(true, Some(1_000)), watch(false, Some(1_000))];
+    // Phase, ends, then: automatic · not automatic · automatic, to be confirmed · not automatic, to be confirmed.
+    let table = [
+        (Phase::Verifying, vec!["passing", "environment", "inconclusive", "ensured", "failed"], ["watch r3"; 4]),
+        (Phase::Verifying, vec!["bad, up"], ["stop r2", "UNVERIFIED r3", "stop r2", "UNVERIFIED r3"]),
+        (Phase::Verifying, vec!["bad, down"], ["stop r2"; 4]),
+        (Phase::Watching, vec!["passing"], ["DONE r3", "DONE r3", "confirm r3", "confirm r3"]),
+        (Phase::Watching, vec!["bad, up", "bad, down"], ["stop r2", "UNVERIFIED r3", "stop r2", "UNVERIFIED r3"]),
+        (Phase::Watching, vec!["environment", "inconclusive", "ensured", "failed"], ["UNVERIFIED r3"; 4]),
+        (Phase::Confirming, vec!["ensured"], ["DONE r3"; 4]),
+        (
+            Phase::Confirming,
+            vec!["failed", "passing", "bad, up", "bad, down", "environment", "inconclusive"],
+            ["stop r2"; 4],
+        ),
+    ];
+    let mut cells = 0;
+    for (phase, names, expected) in table {
+        for (name, end) in ends().into_iter().filter(|(name, _)| names.contains(name)) {
+            for (watch, expected) in modes.into_iter().zip(expected) {
+                let before = Operation { phase: phase.clone(), ..deploy(watch) };
+                let ended = done(&before, end.clone());
+                assert_eq!(told(&step(before, ended)), expected, "{phase:?}, {name}, {watch:?}");
+                cells += 1;
+            }
+        }
+    }
+    assert_eq!(cells, 3 * ends().len() * modes.len(), "every cell was looked at");
+}
+
+#[test]
+fn a_deploy_has_one_candidate_and_needs_no_reason() {
+    let host = observed("1g 2g 3", "12", "2");
+    let made = plan(&deploy_of("r3"), &host, at(5_000)).expect("it is planned");
+    assert_eq!((made.operation_type, &made.from), (OperationType::Deploy, &Some(id("r2"))));
+    assert_eq!(made.candidates, [id("r3")]);
+    assert_eq!(made.watch, Some(Watch { lasts_ms: 300_000, auto: true, confirm_ms: None }));
+    let terms = WatchTerms { lasts_ms: Some(60_000), auto: Some(false), confirm_ms: Some(2_000) };
+    let made = plan(&Request { deploy: Some(terms), ..deploy_of("r3") }, &host, at(5_000)).expect("it is planned");
+    assert_eq!(made.watch, Some(Watch { lasts_ms: 60_000, auto: false, confirm_ms: Some(2_000) }));
+}
+
+#[test]
+fn what_runs_or_is_quarantined_or_damaged_is_not_deployed() {
+    for (releases, code, forced) in
+        [("2g 3q", "TARGET_UNFIT", true), ("2g 3d", "TARGET_UNFIT", false), ("2g 3c", "TARGET_UNFIT", false)]
+    {
+        let host = observed(releases, "2", "2");
+        let refusal = plan(&deploy_of("r3"), &host, at(5_000)).expect_err("it is unfit");
+        assert_eq!(refusal.code(), code, "{releases}");
+        let again = plan(&Request { force: true, ..deploy_of("r3") }, &host, at(5_000));
+        assert_eq!(again.is_ok(), forced, "{releases}");
+    }
+    let refusal = plan(&deploy_of("r2"), &observed("2g", "2", "2"), at(5_000)).expect_err("it runs");
+    assert_eq!(refusal.code(), "TARGET_UNFIT");
+}
+
+#[test]
+fn who_only_waits_gives_way_to_an_operator() {
+    let mut host = observed("1g 2g 3", "123", "3");
+    let lease = |gives_way| Lease {
+        environment: "prod".parse().expect("valid"),
+        operation: operation_id(7),
+        holder: "local:uid=0".to_owned(),
+        reason: String::new(),
+        since: at(4_000),
+        expires: at(9_000),
+        gives_way,
+    };
+    host.lease = Some(lease(true));
+    assert_eq!(plan(&request(), &host, at(5_000)).map(|plan| plan.takes_over), Ok(Some(operation_id(7))));
+    host.lease = Some(lease(false));
+    assert!(matches!(plan(&request(), &host, at(5_000)), Err(Refusal::Held { .. })));
+}
+
+#[test]
+fn another_hand_is_watched_from_where_it_is() {
+    let host = observed("1g 2g 3", "12", "3");
+    let plan = external(&deploy_of("r3"), &host, Some(id("r2")), at(5_000)).expect("it is planned");
+    let operation = begin_external(plan, "local:another-hand".to_owned(), at(6_000));
+    assert_eq!((operation.trigger, told(&operation)), (Trigger::External, "watch r3".to_owned()));
+    let bad = done(&operation, super::step::judged(Verdict::ReleaseBad, true));
+    assert_eq!(told(&step(operation, bad)), "stop r2");
+}
+
+#[test]
+fn the_first_begin_and_the_first_confirmation_count() {
+    let operation = deploy(Watch { lasts_ms: 1, auto: true, confirm_ms: None });
+    assert_eq!(confirm(operation.clone(), "alice".to_owned()), operation, "there is no watch yet");
+    let begun = begin_watch(operation, moment());
+    let later = Moment { since_boot_ms: 9, ..moment() };
+    let confirmed = confirm(confirm(begin_watch(begun, later), "alice".to_owned()), "bob".to_owned());
+    let watched = confirmed.watched.expect("it has begun");
+    assert_eq!((watched.began, watched.confirmed_by.as_deref()), (moment(), Some("alice")));
+}
+
+#[test]
+fn a_watch_from_which_another_hand_has_gone_on_is_over() {
+    let waiting = Operation { phase: Phase::Watching, ..deploy(Watch { lasts_ms: 1, auto: true, confirm_ms: None }) };
+    let intact = Integrity::Intact { read_at: at(1) };
+    let Recovery::Finish(ended) = recover(waiting, &Current::Release(id("r1")), &intact) else {
+        panic!("there is nothing left to watch")
+    };
+    let Some(Outcome::Unverified { release, cause, .. }) = ended.outcome() else { panic!("{:?}", ended.phase) };
+    assert_eq!(*release, id("r1"));
+    assert_eq!(cause, "its watch did not end: `current` leads to release `r1`");
+}
