@@ -61,9 +61,9 @@ impl Driver {
             deploy: Some(WatchTerms::default()),
         };
         let mut observed = self.observe(component, Depth::Plan).await.map_err(|error| Chain(&error).to_string())?;
-        if let Some(baseline) = self.baseline(component) {
-            observed.health = baseline;
-        }
+        // Without a baseline nobody knows whether the units were restarted before or after the switch: then they are
+        // watched as they are once the time of a start has passed.
+        observed.health = self.baseline(component).unwrap_or(observed.health);
         let plan = engine::plan::external(&request, &observed, Some(from), now)
             .map_err(|refusal| rollback::explain::refusal(&refusal))?;
         let operation = engine::step::begin_external(plan, ACTOR.to_owned(), now);
@@ -77,6 +77,12 @@ impl Driver {
         let (driver, component) = (self.clone(), component.clone());
         self.inner.tasks.spawn(async move { driver.run(component, operation, orders, true).await });
         Ok(())
+    }
+
+    /// Forgets the baseline of a component that is being changed.
+    pub(super) fn forget_health(&self, component: &Component) {
+        let mut baselines = self.inner.baselines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        baselines.remove(&(component.environment.clone(), component.name.clone()));
     }
 
     fn baseline(&self, component: &Component) -> Option<Health> {

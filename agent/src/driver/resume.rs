@@ -11,8 +11,10 @@ use rollback::model::ids::ReleaseId;
 use rollback::model::operation::Operation;
 use rollback::model::record::Record;
 use rollback::model::release::{Integrity, Origin};
+use tokio::sync::broadcast::error::RecvError;
 
 use super::Driver;
+use super::registry::Orders;
 use crate::config::{Backend, Component};
 use crate::observe::blocking;
 use crate::ports::{PortError, Store};
@@ -42,12 +44,17 @@ fn forget_unfinished(
 }
 
 impl Driver {
-    /// Adopts releases, then brings every interrupted operation to its outcome. Gives what an operator should know.
+    /// Adopts releases, then brings every interrupted operation to its outcome, or to where it only waits, and then looks
+    /// for what other hands have switched meanwhile. Gives what an operator should know.
     ///
     /// An operation that is found again and again is given up by the engine after a count, so that this ends.
     pub async fn recover(&self) -> Vec<String> {
-        let mut problems = self.adopt_all().await;
+        let mut problems = Vec::new();
+        for component in self.select_all(None, None) {
+            problems.extend(self.adopt_releases(&component, &mut Vec::new()).await.err());
+        }
         problems.extend(self.converge().await);
+        problems.extend(self.adopt_all().await);
         self.set_problems(problems.clone());
         problems
     }
@@ -77,9 +84,15 @@ impl Driver {
         }
     }
 
-    pub(super) async fn adopt(&self, component: &Component, problems: &mut Vec<String>) -> Result<(), String> {
+    async fn adopt(&self, component: &Component, problems: &mut Vec<String>) -> Result<(), String> {
+        self.adopt_releases(component, problems).await?;
+        self.look_at_current(component, problems).await
+    }
+
+    /// Adopts new directories of a component, and those anew that were still being copied when they were adopted.
+    pub(super) async fn adopt_releases(&self, component: &Component, problems: &mut Vec<String>) -> Result<(), String> {
         let label = format!("{}/{}", component.environment, component.name);
-        let chained = |error: &crate::ports::PortError| format!("{label}: {}", Chain(error));
+        let chained = |error: &PortError| format!("{label}: {}", Chain(error));
         let memory =
             self.history().memory(&component.environment, &component.name).await.map_err(|error| chained(&error))?;
         let (store, owned, now) = (Arc::clone(self.store()), component.clone(), self.clock().now());
@@ -96,8 +109,17 @@ impl Driver {
             let (component, environment) = (component.name.clone(), component.environment.clone());
             self.note(Record::ReleaseAdopted { component, environment, manifest }).await;
         }
+        Ok(())
+    }
+
+    /// Looks where `current` leads, and takes what another hand has switched.
+    async fn look_at_current(&self, component: &Component, problems: &mut Vec<String>) -> Result<(), String> {
+        let label = format!("{}/{}", component.environment, component.name);
+        let chained = |error: &PortError| format!("{label}: {}", Chain(error));
         let (store, owned) = (Arc::clone(self.store()), component.clone());
         let current = blocking(move || store.current(&owned)).await.map_err(|error| chained(&error))?;
+        let memory =
+            self.history().memory(&component.environment, &component.name).await.map_err(|error| chained(&error))?;
         match current {
             Current::Release(release) => {
                 let last = memory.activations.last().map(|last| last.release.clone());
@@ -169,6 +191,21 @@ impl Driver {
         }
     }
 
+    /// Runs an operation in a task of its own, and waits until it is over or only waits itself.
+    async fn run_until_it_waits(&self, component: Component, operation: Operation, orders: Orders) {
+        let Some(mut following) = self.registry(|registry| registry.follow(operation.id)) else { return };
+        let driver = self.clone();
+        self.inner.tasks.spawn(async move { driver.run(component, operation, orders, false).await });
+        loop {
+            match following.updates.recv().await {
+                Ok(progress) if progress.operation.is_waiting() => return,
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                // The sender goes with the operation.
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+
     async fn go_on(&self, component: Component, operation: Operation) -> Option<String> {
         let (journal, kept) = (Arc::clone(&self.inner.ports.journal), operation.clone());
         // Durable, so that the count of recoveries ends a loop of crashes.
@@ -176,8 +213,8 @@ impl Driver {
             return Some(Chain(&error).to_string());
         }
         match self.take(&component, &operation) {
-            Ok(taken) => {
-                self.run(component, operation, taken, false).await;
+            Ok(orders) => {
+                self.run_until_it_waits(component, operation, orders).await;
                 None
             }
             Err(refusal) => Some(rollback::explain::refusal(&refusal)),

@@ -34,6 +34,7 @@ impl Driver {
         {
             tracing::warn!("{}", Chain(&error));
         }
+        self.forget_health(&component);
         let mut evidence = vec![self.evidence_before(&operation)];
         let operation = self.steps(&component, operation, &mut orders, &mut evidence).await;
         if operation.outcome().is_none() {
@@ -62,26 +63,30 @@ impl Driver {
             if let Some(by) = taken_over {
                 return engine::step::supersede(operation, by);
             }
+            let waits = matches!(effect, Effect::Watched { .. } | Effect::Confirmed { .. });
+            if waits {
+                operation = engine::step::begin_watch(operation, self.moment());
+            }
             let current = Arc::new(operation.clone());
             let doing = Progress { operation: Arc::clone(&current), doing: Some(effect.clone()), head: None };
             self.publish(&component.environment, doing);
             let journal = Arc::clone(&self.inner.ports.journal);
-            if let Err(error) = blocking(move || journal.put(&current, false)).await {
+            // The begin of a watch is durable, so that a crash does not give it its time back.
+            if let Err(error) = blocking(move || journal.put(&current, waits)).await {
                 // The durable intent stands; recovery goes by observation, so a lost phase costs only a repetition.
                 tracing::warn!(operation = %operation.id, "{}", Chain(&error));
             }
             let attempt = operation.attempt;
-            let step = match effect {
-                Effect::Watched { .. } | Effect::Confirmed { .. } => {
-                    let (as_it_is, step) = self.wait(component, operation, effect, orders).await;
-                    operation = as_it_is;
-                    match step {
-                        Some(step) => step,
-                        None if self.inner.leaving.is_cancelled() => return operation,
-                        None => continue,
-                    }
+            let step = if waits {
+                let (as_it_is, step) = self.wait(component, operation, effect, orders).await;
+                operation = as_it_is;
+                match step {
+                    Some(step) => step,
+                    None if self.inner.leaving.is_cancelled() => return operation,
+                    None => continue,
                 }
-                _ => self.perform(component, &operation, effect).await,
+            } else {
+                self.perform(component, &operation, effect).await
             };
             operation = engine::step::step(operation, step);
             if operation.attempt != attempt {
@@ -205,5 +210,6 @@ impl Driver {
         let last = Progress { operation: Arc::new(operation), doing: None, head };
         self.publish(environment, last);
         self.registry(|registry| registry.release(environment));
+        self.remember_health(component).await;
     }
 }

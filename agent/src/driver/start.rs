@@ -63,7 +63,7 @@ impl Driver {
     async fn plan_for(&self, request: &Request, component: &Component) -> Result<Plan, StartError> {
         if request.deploy.is_some() {
             // What is to be deployed may have been copied a moment ago. What cannot be adopted is refused below.
-            drop(self.adopt(component, &mut Vec::new()).await);
+            drop(self.adopt_releases(component, &mut Vec::new()).await);
         }
         let depth = match request.urgency {
             Urgency::Standard => Depth::PlanWithProbes,

@@ -1,5 +1,6 @@
 //! The effects that wait: the watch of a release, and the wait for somebody's word. The engine judges.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -13,8 +14,8 @@ use rollback::model::operation::{Operation, Step, Trigger};
 use rollback::model::watch::Moment;
 use tokio::sync::mpsc;
 
-use super::Driver;
 use super::registry::Orders;
+use super::{Driver, Progress};
 use crate::config::Component;
 use crate::observe::blocking;
 use crate::ports::PortError;
@@ -36,17 +37,15 @@ impl Driver {
     /// Performs an effect that waits, and takes confirmations meanwhile. Gives the operation as it is then, and the step;
     /// no step when it was left before its end: another operation takes over, or the agent drains.
     ///
-    /// The begin of the watch and a confirmation are durable before they count, so that a crash forgets neither.
+    /// A confirmation is durable before it counts.
     pub(super) async fn wait(
         &self,
         component: &Component,
-        operation: Operation,
+        mut operation: Operation,
         effect: Effect,
         orders: &mut Orders,
     ) -> (Operation, Option<Step>) {
         let (began_at, began) = (self.clock().now(), self.clock().boottime());
-        let mut operation = step::begin_watch(operation, self.moment());
-        self.keep(&operation).await;
         let snapshot = operation.clone();
         let confirms = matches!(effect, Effect::Confirmed { .. });
         let work = async {
@@ -61,6 +60,8 @@ impl Driver {
                 Some(confirmation) = orders.confirmations.recv() => {
                     operation = step::confirm(operation, confirmation.by);
                     let kept = self.keep(&operation).await;
+                    let now = Progress { operation: Arc::new(operation.clone()), doing: Some(effect.clone()), head: None };
+                    self.publish(&component.environment, now);
                     // Who asked may have gone.
                     confirmation.done.send(kept).ok();
                     if kept && confirms {
@@ -77,7 +78,7 @@ impl Driver {
 
     /// Stores the operation durably; tells whether that worked.
     async fn keep(&self, operation: &Operation) -> bool {
-        let (journal, kept) = (std::sync::Arc::clone(&self.inner.ports.journal), operation.clone());
+        let (journal, kept) = (Arc::clone(&self.inner.ports.journal), operation.clone());
         match blocking(move || journal.put(&kept, true)).await {
             Ok(()) => true,
             Err(error) => {
@@ -184,7 +185,7 @@ impl Driver {
 
     /// Says where `current` leads when that is not the release that is watched.
     async fn led_elsewhere(&self, component: &Component, watched: Option<&ReleaseId>) -> Option<String> {
-        let (store, owned) = (std::sync::Arc::clone(self.store()), component.clone());
+        let (store, owned) = (Arc::clone(self.store()), component.clone());
         let current: Result<_, PortError> = blocking(move || store.current(&owned)).await;
         match current {
             Ok(current) if current.release() == watched => None,
