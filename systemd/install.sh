@@ -118,6 +118,9 @@ put() {
     if [ -x "$from/rbctl" ]; then
         install_client
     fi
+    for page in rb-agent.8 rb-agent.toml.5; do
+        install -D -m 0644 "$here/man/$page" "$root/usr/share/man/man${page##*.}/$page"
+    done
     install -D -m 0644 "$here/rb-agent.service" "$root/usr/lib/systemd/system/rb-agent.service"
     install -D -m 0644 "$here/rollback.sysusers" "$root/usr/lib/sysusers.d/rollback.conf"
     install -D -m 0644 "$here/rollback.tmpfiles" "$root/usr/lib/tmpfiles.d/rollback.conf"

@@ -14,7 +14,7 @@ use crate::fleet::connect::{ConnectError, explain_status};
 pub const EXIT_CODES: &[(u8, &str)] = &[
     (EXIT_DONE, "done"),
     (EXIT_FAILED, "refused or failed; nothing has changed, or it was put back"),
-    (EXIT_UNVERIFIED, "rolled back but not verified"),
+    (EXIT_UNVERIFIED, "rolled back or deployed, but not verified"),
     (EXIT_SOME_FAILED, "some hosts failed, others are done"),
     (EXIT_UNREACHABLE, "an agent could not be reached; what its host does is unknown"),
     (EXIT_NEEDS_OPERATOR, "manual intervention required"),

@@ -109,3 +109,43 @@ fn every_message_field_and_method_of_the_contract_is_commented() {
         }
     }
 }
+
+#[test]
+fn every_link_in_the_pages_leads_somewhere() {
+    for (path, text) in sources(".md") {
+        let here = path.parent().expect("a page lies in a folder");
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let target = link.split('#').next().unwrap_or_default();
+            if target.is_empty() || target.contains("://") {
+                continue;
+            }
+            assert!(here.join(target).exists(), "{} links to {link}", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_runbook_knows_every_refusal_and_exit_code() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).expect(path);
+    let runbook = read("docs/operations/runbook.md");
+    let model = read("src/model/refusal.rs");
+    let codes = model.split("=> \"").skip(1).filter_map(|rest| rest.split('"').next());
+    let missing: Vec<&str> = codes.filter(|code| !runbook.contains(&format!("`{code}`"))).collect();
+    assert!(missing.is_empty(), "the runbook does not say what to do about {missing:?}");
+    for (code, _) in rbctl::error::EXIT_CODES {
+        assert!(runbook.contains(&format!("\n| {code} |")), "the runbook does not have exit code {code}");
+    }
+}
+
+#[test]
+fn the_catalog_explains_every_kind_of_record() {
+    let catalog = std::fs::read_to_string(root().join("systemd/rollback.catalog")).expect("the catalog");
+    for (kind, id) in rollback_agent::audit::fields::MESSAGE_IDS {
+        assert!(catalog.contains(&format!("-- {id}\n")), "{kind} is not in the catalog");
+    }
+    assert_eq!(
+        catalog.matches("\n-- ").count(),
+        rollback_agent::audit::fields::MESSAGE_IDS.len(),
+        "and nothing else is"
+    );
+}

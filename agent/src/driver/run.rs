@@ -35,6 +35,7 @@ impl Driver {
             tracing::warn!("{}", Chain(&error));
         }
         self.forget_health(&component);
+        let last_lines = self.last_lines(&component, &operation);
         let mut evidence = vec![self.evidence_before(&operation)];
         let operation = self.steps(&component, operation, &mut orders, &mut evidence).await;
         if operation.outcome().is_none() {
@@ -42,7 +43,7 @@ impl Driver {
             return;
         }
         if let Some(first) = evidence.first_mut() {
-            first.journal = ports.units.log_tail(&component, &operation.plan.units, EVIDENCE_LINES_MAX).await;
+            first.journal = last_lines.await.unwrap_or_default();
         }
         if let Some(Ok(Err(error))) = async { Some(started?.await) }.await {
             tracing::warn!(operation = %operation.id, "{}", Chain(&error));
@@ -146,6 +147,13 @@ impl Driver {
     pub(super) fn is_linked(&self, component: &Component, release: &ReleaseId) -> bool {
         let key = (component.environment.clone(), component.name.clone());
         self.inner.linked.lock().unwrap_or_else(PoisonError::into_inner).get(&key) == Some(release)
+    }
+
+    /// Reads what the units of the release that is left said last, beside the operation and not in its way.
+    fn last_lines(&self, component: &Component, operation: &Operation) -> tokio::task::JoinHandle<Vec<String>> {
+        let (units, names) = (Arc::clone(&self.inner.ports.units), operation.plan.units.clone());
+        let component = component.clone();
+        tokio::spawn(async move { units.log_tail(&component, &names, EVIDENCE_LINES_MAX).await })
     }
 
     fn evidence_before(&self, operation: &Operation) -> Evidence {
