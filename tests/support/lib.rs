@@ -6,6 +6,7 @@ pub mod bed;
 pub mod countdown;
 pub mod hosts;
 pub mod images;
+pub mod installed;
 pub mod pki;
 pub mod run;
 pub mod skip;

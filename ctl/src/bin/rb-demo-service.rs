@@ -1,7 +1,8 @@
 //! A small real HTTP service that `rbctl demo` releases, breaks and takes back; it is no part of the product.
 //!
 //! `rb-demo-service --listen ADDRESS:PORT [--root DIRECTORY]` serves the version that `DIRECTORY/VERSION` names. A file
-//! `DIRECTORY/BROKEN` makes it a bad release: `unhealthy`, `crash`, `crash-after SECONDS`, `hang` or `slow MILLISECONDS`.
+//! `DIRECTORY/BROKEN` makes it a bad release: `unhealthy`, `crash`, `crash-after SECONDS`, `never-ready`, `hang` or
+//! `slow MILLISECONDS`.
 #![expect(clippy::disallowed_methods, reason = "it reads its own release and nothing else")]
 
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -28,6 +29,7 @@ enum Fault {
     Unhealthy,
     Crash,
     CrashAfter(Duration),
+    NeverReady,
     Hang,
     Slow(Duration),
 }
@@ -57,7 +59,9 @@ fn run() -> io::Result<ExitCode> {
     }
     let listener = TcpListener::bind(&listen)?;
     writeln!(io::stderr(), "version {} listens on {}", service.version, listener.local_addr()?)?;
-    notify_ready()?;
+    if !matches!(service.fault, Fault::NeverReady) {
+        notify_ready()?;
+    }
     if let Fault::CrashAfter(time) = service.fault {
         thread::spawn(move || {
             thread::sleep(time);
@@ -84,7 +88,7 @@ impl Service {
                 thread::park();
             },
             Fault::Slow(time) => thread::sleep(time),
-            Fault::None | Fault::Unhealthy | Fault::Crash | Fault::CrashAfter(_) => {}
+            Fault::None | Fault::Unhealthy | Fault::Crash | Fault::CrashAfter(_) | Fault::NeverReady => {}
         }
         let (status, kind, body) = self.page(first.split(' ').nth(1).unwrap_or_default());
         let length = body.len();
@@ -142,6 +146,7 @@ fn fault(root: &Path) -> io::Result<Fault> {
         ("unhealthy", _) => Ok(Fault::Unhealthy),
         ("crash", _) => Ok(Fault::Crash),
         ("crash-after", Some(secs)) => Ok(Fault::CrashAfter(Duration::from_secs(secs))),
+        ("never-ready", _) => Ok(Fault::NeverReady),
         ("hang", _) => Ok(Fault::Hang),
         ("slow", Some(ms)) => Ok(Fault::Slow(Duration::from_millis(ms))),
         _ => Err(io::Error::other(format!("BROKEN has no known fault: {:?}", text.trim()))),
