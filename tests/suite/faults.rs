@@ -6,13 +6,16 @@
 )]
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rollback::wire::v1::{self, ResultWord};
-use rollback_tests::bed::{Agent, Bed, Places, agent_program};
+use rollback::wire::v1::{self, ResultWord, effect::Effect};
+use rollback_tests::bed::{Agent, Bed, LIMIT, Places, agent_program};
+use rollback_tests::images::{self, Image, ImageSpec, privately};
 use rollback_tests::skip::skipped;
-use rollback_tests::wait::timed;
+use rollback_tests::wait::{timed, wait_until};
 
 /// What any operation here may take at most, on a busy machine, when nothing makes it wait.
 const SOON: Duration = Duration::from_secs(10);
@@ -233,4 +236,177 @@ fn f64_a_state_directory_that_others_can_read_is_refused_by_its_name() {
     }
     fs::set_permissions(bed.state(), fs::Permissions::from_mode(0o700)).unwrap();
     assert!(bed.try_start().is_ok());
+}
+
+#[test]
+fn f07_a_verification_that_is_interrupted_has_the_time_that_was_left() {
+    let name = "f07_a_verification_that_is_interrupted_has_the_time_that_was_left";
+    let Some(program) = agent_program() else { return skipped(name, "needs `rb-agent`, which `cargo build` makes") };
+    const LIMIT_MS: u64 = 8_000;
+    let timeouts = format!(
+        "stability = \"0s\"\nverify = \"{LIMIT_MS}ms\"\n[[smoke]]\nname = \"never\"\nkind = \"exec\"\n\
+         command = [\"/bin/false\"]\ntimeout = \"1s\"\ninterval = \"100ms\"\nfailures = 100"
+    );
+    let bed = Bed::with(program, Places::Plain, &["bin/service", "3600"], &timeouts);
+    let agent = bed.start();
+    let emergency = request("r2", true);
+    let half = Duration::from_millis(LIMIT_MS / 2);
+    let interrupted = std::thread::scope(|scope| {
+        let killer = scope.spawn(|| {
+            wait_until(LIMIT, "the switch", || bed.current().as_deref() == Ok("r2")).unwrap();
+            std::thread::sleep(half);
+            drop(agent);
+        });
+        let interrupted = bed.roll_back(&emergency);
+        killer.join().unwrap();
+        interrupted
+    });
+    assert!(interrupted.is_err(), "{interrupted:?}");
+    let _agent = bed.start();
+    let operation = bed.show(&emergency.operation).unwrap();
+    assert_eq!(operation.recoveries, 1);
+    let verified = operation.steps.iter().rfind(|step| matches!(effect(step), Some(Effect::Verified(_)))).unwrap();
+    let took = Duration::from_micros(verified.duration_us);
+    // The killer slept for half of it, so at most the other half was left.
+    assert!(took <= half + Duration::from_secs(1), "it began anew: {took:?}");
+}
+
+fn effect(step: &v1::Step) -> Option<&Effect> {
+    step.effect.as_ref()?.effect.as_ref()
+}
+
+#[test]
+fn an_emergency_takes_over_from_what_runs_and_both_say_so() {
+    let name = "an_emergency_takes_over_from_what_runs_and_both_say_so";
+    let Some(program) = agent_program() else { return skipped(name, "needs `rb-agent`, which `cargo build` makes") };
+    let bed = Bed::with(program, Places::Plain, &["bin/service", "3600"], "stability = \"3s\"");
+    let _agent = bed.start();
+    let (standard, emergency) = (request("r2", false), request("r1", true));
+    let results = std::thread::scope(|scope| {
+        let first = scope.spawn(|| bed.roll_back(&standard));
+        wait_until(LIMIT, "the first switch", || bed.current().as_deref() == Ok("r2")).unwrap();
+        let second = bed.roll_back(&emergency);
+        [first.join().unwrap(), second]
+    });
+    assert_eq!(results, [Ok(ResultWord::Superseded), Ok(ResultWord::Done)], "{}", bed.log());
+    assert_eq!(bed.current().as_deref(), Ok("r1"));
+    assert_eq!(bed.show(&emergency.operation).unwrap().took_over, standard.operation);
+    assert_eq!(bed.history(&standard.operation), Ok(vec![ResultWord::Superseded]));
+}
+
+#[test]
+fn f30_a_log_of_the_database_that_is_gone_makes_no_false_history() {
+    let name = "f30_a_log_of_the_database_that_is_gone_makes_no_false_history";
+    let Some((bed, agent)) = bed(name) else { return };
+    let lost = request("r2", true);
+    assert_eq!(bed.roll_back(&lost), Ok(ResultWord::Done));
+    drop(agent);
+    for part in ["history.db-wal", "history.db-shm"] {
+        fs::remove_file(bed.state().join(part)).unwrap();
+    }
+    let _agent = bed.start();
+    assert_eq!(bed.audit(), Ok(true), "what is left stands");
+    assert!(bed.history(&lost.operation).unwrap().iter().all(|result| *result == ResultWord::Done));
+    let next = request("r1", true);
+    assert_eq!(bed.roll_back(&next), Ok(ResultWord::Done), "{}", bed.log());
+    assert_eq!(bed.history(&next.operation), Ok(vec![ResultWord::Done]));
+}
+
+/// Runs `test` on a disk of each kind, with the component and the state on it.
+fn on_small_disks(name: &str, mut test: impl FnMut(&Bed, &Path) + Send) {
+    let Some(program) = agent_program() else { return skipped(name, "needs `rb-agent`, which `cargo build` makes") };
+    if let Err(reason) = images::available() {
+        return skipped(name, &reason);
+    }
+    privately(move || {
+        for spec in [ImageSpec::EXT4, ImageSpec::XFS] {
+            let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+            let image = Image::create(dir.path(), "disk", spec).unwrap();
+            let mount = image.path().to_owned();
+            test(&Bed::new(program.clone(), Places::Images(image, None)), &mount);
+        }
+    });
+}
+
+/// Takes every free byte of a disk.
+fn fill(mount: &Path) -> PathBuf {
+    let path = mount.join("filler");
+    let mut file = fs::File::create(&path).unwrap();
+    for size in [1 << 20, 4_096, 1] {
+        let block = vec![0xa5; size];
+        while file.write_all(&block).and_then(|()| file.sync_data()).is_ok() {}
+    }
+    path
+}
+
+/// Takes every inode of a disk, and what an inode needs.
+fn take_inodes(mount: &Path) -> PathBuf {
+    let directory = mount.join("fillers");
+    fs::create_dir(&directory).unwrap();
+    let made = (0..).take_while(|n| fs::File::create(directory.join(n.to_string())).is_ok()).count();
+    assert!(made > 100, "{made}");
+    directory
+}
+
+/// Goes back at once although nothing can be written any more, and sees the history complete when it can, without a
+/// restart.
+fn go_back_without_space(bed: &Bed, what: &str, free: impl FnOnce()) {
+    let emergency = request("", true);
+    assert_eq!(bed.roll_back(&emergency), Ok(ResultWord::Done), "{what}: {}", bed.log());
+    assert_eq!(bed.current().as_deref(), Ok("r2"), "{what}");
+    assert_eq!(bed.unit().map(drop), Ok(()), "{what}");
+    free();
+    let link = bed.app().join("current");
+    wait_until(LIMIT, "the history to be complete", || {
+        // Whoever switches the link, to the same release as well, has the agent look.
+        symlink("releases/r2", bed.app().join("again")).and_then(|()| fs::rename(bed.app().join("again"), &link)).ok();
+        bed.history(&emergency.operation).is_ok_and(|lines| lines == [ResultWord::Done])
+    })
+    .unwrap_or_else(|error| panic!("{what}: {error}: {:?}\n{}", bed.history(&emergency.operation), bed.log()));
+    assert_eq!(bed.audit(), Ok(true), "{what}");
+}
+
+#[test]
+fn f14_a_full_disk_stops_no_emergency_and_the_history_is_completed_afterwards() {
+    on_small_disks("f14_a_full_disk_stops_no_emergency_and_the_history_is_completed_afterwards", |bed, mount| {
+        let _agent = bed.start();
+        let filler = fill(mount);
+        go_back_without_space(bed, &mount.display().to_string(), || fs::remove_file(filler).unwrap());
+    });
+}
+
+#[test]
+fn f15_a_disk_without_inodes_stops_no_emergency() {
+    on_small_disks("f15_a_disk_without_inodes_stops_no_emergency", |bed, mount| {
+        let _agent = bed.start();
+        let directory = take_inodes(mount);
+        go_back_without_space(bed, &mount.display().to_string(), || fs::remove_dir_all(directory).unwrap());
+    });
+}
+
+#[test]
+fn f16_a_disk_that_turns_read_only_is_said_at_once_and_the_service_goes_on() {
+    on_small_disks("f16_a_disk_that_turns_read_only_is_said_at_once_and_the_service_goes_on", |bed, mount| {
+        let Some(trigger) = error_trigger(mount) else { return };
+        let _agent = bed.start();
+        let before = bed.unit().unwrap();
+        fs::write(trigger, "a test").unwrap();
+        for emergency in [false, true] {
+            let (result, took) = timed(|| bed.roll_back(&request("", emergency)));
+            let error = result.unwrap_err();
+            assert!(error.to_lowercase().contains("read-only"), "{error}");
+            assert!(took < SOON, "{took:?}");
+        }
+        assert_eq!(bed.unit(), Ok(before), "nothing was stopped");
+        assert!(!bed.status().unwrap().problems.is_empty(), "the status says nothing of it");
+    });
+}
+
+/// Has an ext4 turn read-only on its first error, and gives the file that makes one; other file systems have none.
+fn error_trigger(mount: &Path) -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let device = mounts.lines().find(|line| line.split(' ').nth(1) == mount.to_str())?.split(' ').next()?;
+    let trigger = Path::new("/sys/fs/ext4").join(Path::new(device).file_name()?).join("trigger_fs_error");
+    let remounted = std::process::Command::new("mount").args(["-o", "remount,errors=remount-ro"]).arg(mount).status();
+    (trigger.exists() && remounted.is_ok_and(|status| status.success())).then_some(trigger)
 }

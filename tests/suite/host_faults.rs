@@ -262,3 +262,22 @@ fn serve_the_network(host: &Installed, keys: &Path, ends_in_days: i64) {
     std::fs::write(keys.join("rbctl.toml"), context).expect("written");
     host.host().sh("systemctl restart rb-agent.service").expect("restarted");
 }
+
+#[test]
+fn f30_a_log_of_another_database_is_reported() {
+    if !real_hosts("f30_a_log_of_another_database_is_reported") {
+        return;
+    }
+    let host = two_releases(COMPONENT, "");
+    host.wait_for("the audit to be forwarded", || host.json(&["status"])["hosts"][0]["audit_lag"].as_u64() == Some(0));
+    // A database of the same kind that another agent has begun.
+    host.host()
+        .sh("systemctl stop rb-agent.service; cd /var/lib/rollback; mkdir /root/kept; mv ./* /root/kept/
+             systemctl start rb-agent.service; systemctl kill -s KILL rb-agent.service; systemctl stop rb-agent.service
+             cp history.db-wal /root/other-wal; rm -rf ./*; mv /root/kept/* .
+             cp /root/other-wal history.db-wal; rm -f history.db-shm; systemctl start rb-agent.service")
+        .expect("the logs are exchanged");
+    host.wait_for("the report", || said(&host.rbctl(&["status"])).contains("was forwarded to the journal as"));
+    let output = go_back(&host);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+}

@@ -290,6 +290,14 @@ impl Bed {
         Ok(lines.map(|line| line.result()).collect())
     }
 
+    /// One operation with its steps.
+    pub fn show(&self, operation: &str) -> Result<v1::Operation, String> {
+        let mut client = self.client()?;
+        let request = v1::ShowRequest { operation: operation.to_owned() };
+        let reply = self.runtime.block_on(client.show(request)).map_err(|status| status.to_string())?;
+        reply.into_inner().operation.ok_or_else(|| "the agent sent no operation".to_owned())
+    }
+
     /// Whether the chain of the history stands.
     pub fn audit(&self) -> Result<bool, String> {
         let mut client = self.client()?;

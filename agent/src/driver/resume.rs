@@ -59,10 +59,11 @@ impl Driver {
         problems
     }
 
-    /// Adopts new directories of every component, notes a `current` that was switched by another hand, and records
-    /// outcomes that only the intent journal holds. Gives what went wrong, one sentence each.
+    /// Records outcomes that only the intent journal holds, adopts new directories of every component, and notes a
+    /// `current` that was switched by another hand. Gives what went wrong, one sentence each.
     pub async fn adopt_all(&self) -> Vec<String> {
         let mut problems = Vec::new();
+        problems.extend(self.record_kept().await);
         for component in self.select_all(None, None) {
             if let Err(problem) = self.adopt(&component, &mut problems).await {
                 problems.push(problem);
@@ -136,6 +137,32 @@ impl Driver {
             }
         }
         Ok(())
+    }
+
+    /// Records the outcomes of operations that ended while the history could not be written.
+    async fn record_kept(&self) -> Option<String> {
+        let journal = Arc::clone(&self.inner.ports.journal);
+        let slots = match blocking(move || journal.load()).await {
+            Ok(slots) => slots,
+            Err(error) => return Some(Chain(&error).to_string()),
+        };
+        let is_kept = |operation: &Operation| {
+            let runs = self.registry(|registry| registry.follow(operation.id)).is_some();
+            operation.outcome().is_some() && !runs
+        };
+        let kept: Vec<Operation> = slots.into_iter().flatten().filter(is_kept).collect();
+        for operation in &kept {
+            // One whose append timed out may be there all the same.
+            if self.history().operation(operation.id).await.ok().flatten().is_some_and(|stored| stored.ended) {
+                let (journal, id) = (Arc::clone(&self.inner.ports.journal), operation.id);
+                if let Err(error) = blocking(move || journal.clear(id)).await {
+                    return Some(Chain(&error).to_string());
+                }
+            } else if self.record_end(operation, Vec::new()).await.is_none() {
+                return Some(format!("the outcome of operation {} is kept in the intent journal alone", operation.id));
+            }
+        }
+        None
     }
 
     async fn converge(&self) -> Vec<String> {

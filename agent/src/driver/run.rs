@@ -86,6 +86,12 @@ impl Driver {
                     None if self.inner.leaving.is_cancelled() => return operation,
                     None => continue,
                 }
+            } else if matches!(effect, Effect::Verified { .. }) {
+                // Who takes over does not wait for a judgement that nobody needs any more.
+                tokio::select! {
+                    step = self.perform(component, &operation, effect) => step,
+                    _ = orders.takeover.changed() => continue,
+                }
             } else {
                 self.perform(component, &operation, effect).await
             };
