@@ -337,12 +337,13 @@ fn a_power_cut_before_any_call_leaves_old_or_new_and_the_next_agent_converges() 
     verdict(name, tallies);
 }
 
-/// Ends an operation, then the power; `lie` is the number of a call that is not made and said to have succeeded.
-fn done_then_cut(bed: &Bed, lie: Option<usize>) -> Result<(), String> {
+/// Ends an operation, then the power; `lie` is the number of a call on a path with that end, which is not made and said to
+/// have succeeded.
+fn done_then_cut(bed: &Bed, lie: Option<(usize, &str)>) -> Result<(), String> {
     bed.reset();
     let agent = bed.start();
     let aim = match lie {
-        Some(nth) => Aim::strike(&bed.dirs(), nth, Action::Inject(Errno::UnknownErrno)),
+        Some((nth, _)) => Aim::strike(&bed.dirs(), nth, Action::Inject(Errno::UnknownErrno)),
         None => Aim::count(&bed.dirs()),
     };
     let trace = Trace::attach(agent.pid(), aim).unwrap();
@@ -354,9 +355,9 @@ fn done_then_cut(bed: &Bed, lie: Option<usize>) -> Result<(), String> {
     bed.end_services();
     bed.remount();
     assert_eq!(answered, Ok(v1::ResultWord::Done));
-    if let Some(nth) = lie {
+    if let Some((nth, end)) = lie {
         let call = &report.calls[nth - 1];
-        if !call.path.ends_with("app") {
+        if !call.path.ends_with(end) {
             return Err(format!("another call came in its place: {call}"));
         }
     }
@@ -380,11 +381,152 @@ fn the_sweep_catches_a_switch_that_is_not_flushed() {
         assert!(!flushes.is_empty(), "{what}: {calls:?}");
         assert_eq!(done_then_cut(bed, None), Ok(()), "{what}");
         // The order of calls of a program with threads varies a little: the flush is met within a few tries.
-        let caught = flushes
-            .iter()
-            .cycle()
-            .take(5 * flushes.len())
-            .any(|nth| done_then_cut(bed, Some(*nth)).is_err_and(|wrong| wrong.contains("`current` leads to r3")));
+        let caught = flushes.iter().cycle().take(5 * flushes.len()).any(|nth| {
+            done_then_cut(bed, Some((*nth, "app"))).is_err_and(|wrong| wrong.contains("`current` leads to r3"))
+        });
         assert!(caught, "{what}: the forgotten flush was not caught");
+    });
+}
+
+/// Where a rollback of one disk is struck: the fault's number, the call that is not made, and what the next agent must
+/// find, as the failure model says.
+struct Fault {
+    number: &'static str,
+    /// Finds the call among those of a whole rollback, counted from 1.
+    point: fn(&[Call]) -> usize,
+    /// Whether the operation was accepted by then.
+    accepted: bool,
+}
+
+fn first(calls: &[Call], name: &str, end: &str) -> usize {
+    calls.iter().position(|call| call.name == name && call.path.ends_with(end)).unwrap() + 1
+}
+
+fn last(calls: &[Call], name: &str, end: &str) -> usize {
+    calls.iter().rposition(|call| call.name == name && call.path.ends_with(end)).unwrap() + 1
+}
+
+const FAULTS: [Fault; 7] = [
+    // Before the intent is durable.
+    Fault { number: "F01", point: |calls| first(calls, "pwrite64", "intents"), accepted: false },
+    // Right after it.
+    Fault { number: "F02", point: |calls| first(calls, "fdatasync", "intents") + 1, accepted: true },
+    // After the stop: what is written before the switch begins.
+    Fault { number: "F03", point: |calls| last(calls, "renameat2", "current") - 1, accepted: true },
+    // Before the exchange.
+    Fault { number: "F04", point: |calls| last(calls, "renameat2", "current"), accepted: true },
+    // Between the exchange and the flush of its directory.
+    Fault { number: "F05", point: |calls| last(calls, "fsync", "app"), accepted: true },
+    // After the flush, before the start.
+    Fault { number: "F06", point: |calls| last(calls, "fsync", "app") + 1, accepted: true },
+    // After the verification, before the outcome is on the disk.
+    Fault { number: "F08", point: |calls| last(calls, "fsync", "history.db-wal"), accepted: true },
+];
+
+/// What a switch has left beside `current`, besides the links that are prepared for the next one.
+fn leftovers(bed: &Bed) -> Vec<std::ffi::OsString> {
+    let known = ["current", "releases", ".current.r1", ".current.r2", ".current.r3"];
+    let names = std::fs::read_dir(bed.app()).unwrap().flatten().map(|entry| entry.file_name());
+    names.filter(|name| !known.iter().any(|known| name == known)).collect()
+}
+
+/// Strikes the faults of the table; the calls of a program with threads vary a little, so each is struck where it is met.
+fn strike_faults(bed: &Bed, what: &str, action: &Action) {
+    let calls = count(bed, Way::Standard);
+    for fault in &FAULTS {
+        let nth = (fault.point)(&calls);
+        let call = &calls[nth - 1];
+        bed.reset();
+        let agent = bed.start();
+        let trace = Trace::attach(agent.pid(), Aim::strike(&bed.dirs(), nth, action.clone())).unwrap();
+        let request = Way::Standard.request();
+        bed.roll_back(&request).unwrap_err();
+        let report = trace.wait(LIMIT).unwrap();
+        assert!(report.struck, "{}, {what}: {call} was not met", fault.number);
+        drop(agent);
+        if matches!(action, Action::PowerCut(_)) {
+            bed.end_services();
+            bed.remount();
+        }
+        let why = |wrong: String| format!("{}, {what}, before {call}: {wrong}\n{}", fault.number, bed.log());
+        let agent = bed.try_start().map_err(why).unwrap();
+        let lines = bed.history(&request.operation).unwrap();
+        if fault.accepted && intended(&report, bed.has_images()) {
+            assert_eq!(lines, [v1::ResultWord::Done], "{}", why("it was finished without anybody".to_owned()));
+            let operation = bed.show(&request.operation).unwrap();
+            assert!(operation.recoveries <= 1, "{}", why(format!("recovered {} times", operation.recoveries)));
+            assert_eq!(bed.current().as_deref(), Ok(Way::Standard.target()));
+        } else {
+            assert_eq!(lines, [], "{}", why("nothing had begun".to_owned()));
+            assert_eq!(bed.current().as_deref(), Ok(RUNS));
+        }
+        assert!(leftovers(bed).is_empty(), "{}", why(format!("{:?} was left behind", leftovers(bed))));
+        drop(agent);
+        let (verdict, _) = judge(bed, (Way::Standard, fault.accepted && !lines.is_empty()), &request, None);
+        verdict.map_err(why).unwrap();
+        bed.end_services();
+    }
+}
+
+#[test]
+fn f01_to_f06_and_f08_killed_at_each_step_it_is_finished_once_without_anybody() {
+    let name = "f01_to_f06_and_f08_killed_at_each_step_it_is_finished_once_without_anybody";
+    let Some(program) = possible(name) else { return };
+    strike_faults(&Bed::new(program, Places::Plain), "killed", &Action::Kill);
+}
+
+#[test]
+fn f11_without_power_at_each_step_it_is_finished_once_without_anybody() {
+    let name = "f11_without_power_at_each_step_it_is_finished_once_without_anybody";
+    on_all_disks(name, &[true], |bed, what| strike_faults(bed, what, &Action::PowerCut(bed.mounts())));
+}
+
+#[test]
+fn f10_an_agent_that_is_killed_at_every_recovery_is_stopped_by_its_count() {
+    let name = "f10_an_agent_that_is_killed_at_every_recovery_is_stopped_by_its_count";
+    let Some(program) = possible(name) else { return };
+    let bed = Bed::new(program, Places::Plain);
+    let calls = count(&bed, Way::Standard);
+    let request = Way::Standard.request();
+    bed.reset();
+    let agent = bed.start();
+    let aim = Aim::strike(&bed.dirs(), last(&calls, "renameat2", "current"), Action::Kill);
+    let trace = Trace::attach(agent.pid(), aim).unwrap();
+    bed.roll_back(&request).unwrap_err();
+    assert!(trace.wait(LIMIT).unwrap().struck);
+    drop(agent);
+    // Each next agent is killed as soon as it has counted its recovery, which is the first flush of the intents.
+    let mut deaths = 0;
+    for _ in 0..40 {
+        let agent = bed.launch();
+        let intents = [bed.state().join("intents")];
+        let trace = Trace::attach(agent.pid(), Aim::strike(&intents, 3, Action::Kill)).unwrap();
+        wait_until(LIMIT, "the next agent to serve or to die", || trace.is_over() || bed.serves()).unwrap();
+        let report = trace.finish().unwrap();
+        drop(agent);
+        if !report.struck {
+            break;
+        }
+        deaths += 1;
+    }
+    assert!((20..40).contains(&deaths), "{deaths} deaths");
+    let agent = bed.start();
+    assert_eq!(bed.history(&request.operation), Ok(vec![v1::ResultWord::NeedsOperator]), "{}", bed.log());
+    assert!(bed.current().is_ok(), "the link is in a state that can be read");
+    drop(agent);
+}
+
+#[test]
+fn the_sweep_catches_an_outcome_that_is_written_before_its_switch() {
+    let name = "the_sweep_catches_an_outcome_that_is_written_before_its_switch";
+    on_all_disks(name, &[true], |bed, what| {
+        let calls = count(bed, Way::Standard);
+        let switch = last(&calls, "renameat2", "current");
+        // The switch is not made and said to have been, so the outcome comes before it.
+        let caught = (0..5).any(|_| {
+            done_then_cut(bed, Some((switch, "current")))
+                .is_err_and(|wrong| wrong.contains("Done") && wrong.contains("`current` leads to r3"))
+        });
+        assert!(caught, "{what}: the early outcome was not caught");
     });
 }
