@@ -259,5 +259,5 @@ fn an_agent_killed_in_the_middle_finishes_by_itself() {
     assert_eq!(operations[0]["result"], "done");
     let id = operations[0]["operation"].as_str().expect("an operation");
     let shown = world.json(&["show", "--host", "h1", id]);
-    assert_eq!(shown["operation"]["recoveries"], 1, "{shown}");
+    assert_eq!(shown["hosts"][0]["operation"]["recoveries"], 1, "{shown}");
 }
