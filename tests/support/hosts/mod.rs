@@ -19,8 +19,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 pub use host::Host;
+use tempfile::TempDir;
 
-use crate::run::{RunError, output};
+use crate::run::{RunError, output, run};
 use crate::wait::TimedOut;
 use lease::Lease;
 use net::Network;
@@ -86,6 +87,9 @@ pub enum HostError {
     /// The network could not be made or changed.
     #[error("cannot change the network of the fleet")]
     Net(#[source] RunError),
+    /// What the hosts shall see could not be copied.
+    #[error("cannot copy files to where hosts see them")]
+    Stage(#[source] RunError),
     /// A request that no fleet can fulfil.
     #[error("a fleet has 1 to {HOSTS_MAX} hosts, not {0}")]
     Size(usize),
@@ -235,6 +239,18 @@ pub fn available() -> Result<(), String> {
         return Err(format!("{DISKS} lies on an overlay and cannot carry another"));
     }
     Ok(())
+}
+
+/// Copies files and folders to where hosts see them: their `/tmp` and `/run` are their own, and a checkout may lie there.
+///
+/// # Errors
+/// When one of them cannot be copied.
+pub fn stage(paths: &[&Path]) -> Result<TempDir, HostError> {
+    let staged = tempfile::tempdir_in(DISKS).map_err(lease::io_error("make a directory in", Path::new(DISKS)))?;
+    let mut words = vec!["cp".to_owned(), "-a".to_owned()];
+    words.extend(paths.iter().copied().chain([staged.path()]).map(|path| path.display().to_string()));
+    run(&words).map_err(HostError::Stage)?;
+    Ok(staged)
 }
 
 /// Lets the kernel watch files for many systemds; each takes four inotify instances and the

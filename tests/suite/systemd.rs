@@ -1,11 +1,11 @@
-//! Tests of the systemd backend against a real systemd: what units ignore, leave behind, and never say.
+//! The systemd backend against a real systemd: what units ignore, leave behind, and never say.
 //!
-//! They write units below `/run/systemd/system` and kill the bus daemon, so they run only when `ROLLBACK_SYSTEMD_TEST=1`
-//! says that the host may be broken: a throw-away host in namespaces, as root.
+//! Each test boots a host of its own and runs this very program in it, for that one test.
 #![expect(clippy::disallowed_methods, reason = "the tests write units, hide sockets and ask systemctl for the truth")]
-#![expect(clippy::print_stderr, reason = "tests say why they are skipped and what they measured")]
 
-use std::path::Path;
+#[path = "systemd/bus.rs"]
+mod bus;
+
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -16,25 +16,35 @@ use rollback::model::policy::{Policy, Timeouts};
 use rollback_agent::config::{Backend, Component, ReleasesLayout};
 use rollback_agent::ports::{PortError, Units};
 use rollback_agent::units::Systemd;
-use tokio::sync::{Mutex, MutexGuard};
+use rollback_tests::hosts::{Fleet, available, stage};
+use rollback_tests::skip::{note, skipped};
 
-/// One test at a time: they share the manager and its sockets.
-static HOST: Mutex<()> = Mutex::const_new(());
 /// Longer than anything that is expected to end by itself.
 const LIMIT: Duration = Duration::from_secs(20);
-const PRIVATE: &str = "/run/systemd/private";
+/// Set where the test is on the host that it may break.
+const INSIDE: &str = "ROLLBACK_TESTS_INSIDE";
+/// Begins a line that the reader of the report should see.
+const FIGURE: &str = "stop and start, ";
 
-/// Takes the host for one test; none, with a line that says so, where it must not be broken.
-async fn host(test: &str) -> Option<MutexGuard<'static, ()>> {
-    if std::env::var("ROLLBACK_SYSTEMD_TEST").as_deref() != Ok("1") {
-        eprintln!("skipped: {test}: ROLLBACK_SYSTEMD_TEST=1 does not say that this host may be broken");
-        return None;
+/// Tells whether this is the host that the test may break; if not, boots one and runs the test there.
+fn inside(test: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
     }
-    if !Path::new(PRIVATE).exists() {
-        eprintln!("skipped: {test}: no systemd runs here");
-        return None;
+    if let Err(reason) = available() {
+        skipped(test, &reason);
+        return false;
     }
-    Some(HOST.lock().await)
+    let own = std::env::current_exe().expect("this program has a path");
+    let staged = stage(&[&own]).expect("room for this program");
+    let program = staged.path().join(own.file_name().expect("a program has a name")).display().to_string();
+    let fleet = Fleet::up(1).expect("a host");
+    let done = fleet.host(1).exec(&["env", &format!("{INSIDE}=1"), &program, test, "--nocapture"]);
+    let done = done.expect("the host runs this program");
+    let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success() && out.contains("1 passed"), "{}\n{out}\n{err}", done.status);
+    err.lines().filter(|line| line.starts_with(FIGURE)).for_each(note);
+    false
 }
 
 /// A unit of the test's own, gone with it.
@@ -107,7 +117,9 @@ fn chain(error: &PortError) -> String {
 
 #[tokio::test]
 async fn unit_is_stopped_and_started_by_its_jobs() {
-    let Some(_host) = host("unit_is_stopped_and_started_by_its_jobs").await else { return };
+    if !inside("unit_is_stopped_and_started_by_its_jobs") {
+        return;
+    }
     let unit = Unit::new("plain", "Type=exec\nExecStart=/bin/sh -c 'echo hello; exec sleep infinity'");
     let systemd = Systemd::default();
     unit.stop(&systemd).await.expect("it does not run, which is well");
@@ -128,8 +140,10 @@ async fn unit_is_stopped_and_started_by_its_jobs() {
 }
 
 #[tokio::test]
-async fn unit_at_its_start_limit_starts() {
-    let Some(_host) = host("unit_at_its_start_limit_starts").await else { return };
+async fn f35_a_unit_at_its_start_limit_starts() {
+    if !inside("f35_a_unit_at_its_start_limit_starts") {
+        return;
+    }
     let limit = "[Unit]\nStartLimitIntervalSec=1h\nStartLimitBurst=2\n[Service]";
     let unit = Unit::new("limit", &format!("{limit}\nType=exec\nExecStart=/bin/sleep infinity"));
     let systemd = Systemd::default();
@@ -140,8 +154,10 @@ async fn unit_at_its_start_limit_starts() {
 }
 
 #[tokio::test]
-async fn unit_that_ignores_sigterm_is_killed_at_the_limit() {
-    let Some(_host) = host("unit_that_ignores_sigterm_is_killed_at_the_limit").await else { return };
+async fn f33_a_unit_that_ignores_sigterm_is_killed_at_the_limit() {
+    if !inside("f33_a_unit_that_ignores_sigterm_is_killed_at_the_limit") {
+        return;
+    }
     let script = "trap \"\" TERM; while :; do sleep 600; done";
     let unit = Unit::new("deaf", &format!("Type=exec\nTimeoutStopSec=1h\nExecStart=/bin/sh -c '{script}'"));
     let systemd = Systemd::default();
@@ -160,8 +176,10 @@ async fn unit_that_ignores_sigterm_is_killed_at_the_limit() {
 }
 
 #[tokio::test]
-async fn unit_that_is_never_ready_is_cancelled_at_the_limit() {
-    let Some(_host) = host("unit_that_is_never_ready_is_cancelled_at_the_limit").await else { return };
+async fn f37_a_unit_that_is_never_ready_is_cancelled_at_the_limit() {
+    if !inside("f37_a_unit_that_is_never_ready_is_cancelled_at_the_limit") {
+        return;
+    }
     let unit = Unit::new("never", "Type=notify\nTimeoutStartSec=1h\nExecStart=/bin/sleep infinity");
     let systemd = Systemd::default();
     let limit = Duration::from_millis(300);
@@ -174,7 +192,9 @@ async fn unit_that_is_never_ready_is_cancelled_at_the_limit() {
 
 #[tokio::test]
 async fn unit_that_fails_to_start_says_how() {
-    let Some(_host) = host("unit_that_fails_to_start_says_how").await else { return };
+    if !inside("unit_that_fails_to_start_says_how") {
+        return;
+    }
     let unit = Unit::new("fails", "Type=notify\nExecStart=/bin/sh -c 'exit 3'");
     let error = unit.start(&Systemd::default()).await.expect_err("it fails");
     let expected =
@@ -184,8 +204,10 @@ async fn unit_that_fails_to_start_says_how() {
 }
 
 #[tokio::test]
-async fn masked_and_missing_units_are_states_and_do_not_start() {
-    let Some(_host) = host("masked_and_missing_units_are_states_and_do_not_start").await else { return };
+async fn f36_masked_and_missing_units_are_states_and_do_not_start() {
+    if !inside("f36_masked_and_missing_units_are_states_and_do_not_start") {
+        return;
+    }
     let unit = Unit::new("masked", "ExecStart=/bin/sleep infinity");
     let systemd = Systemd::default();
     systemctl(&["mask", "--runtime", "--force", unit.name.as_str()]);
@@ -205,8 +227,10 @@ async fn masked_and_missing_units_are_states_and_do_not_start() {
 }
 
 #[tokio::test]
-async fn changed_unit_file_is_read_again_before_the_start() {
-    let Some(_host) = host("changed_unit_file_is_read_again_before_the_start").await else { return };
+async fn f41_a_changed_unit_file_is_read_again_before_the_start() {
+    if !inside("f41_a_changed_unit_file_is_read_again_before_the_start") {
+        return;
+    }
     let unit = Unit::new("changed", "Type=exec\nExecStart=/bin/sleep 1000");
     let systemd = Systemd::default();
     unit.start(&systemd).await.expect("it starts");
@@ -220,8 +244,10 @@ async fn changed_unit_file_is_read_again_before_the_start() {
 }
 
 #[tokio::test]
-async fn processes_left_behind_are_killed() {
-    let Some(_host) = host("processes_left_behind_are_killed").await else { return };
+async fn f39_processes_left_behind_are_killed() {
+    if !inside("f39_processes_left_behind_are_killed") {
+        return;
+    }
     let script = "sleep 1001 & sleep 1002 & exec sleep 1003";
     let unit = Unit::new("left", &format!("Type=exec\nKillMode=process\nExecStart=/bin/sh -c '{script}'"));
     let systemd = Systemd::default();
@@ -236,87 +262,11 @@ async fn processes_left_behind_are_killed() {
     assert_eq!(left, "");
 }
 
-fn kill_bus() {
-    let bus = systemctl(&["show", "-P", "MainPID", "dbus.service"]);
-    let killed = Command::new("kill").args(["-KILL", &bus]).status().expect("kill runs");
-    assert!(killed.success());
-}
-
-/// Takes the bus away, and gives it back at the end.
-struct NoBus;
-
-impl NoBus {
-    fn new() -> Self {
-        systemctl(&["stop", "dbus.socket", "dbus.service"]);
-        Self
-    }
-}
-
-impl Drop for NoBus {
-    fn drop(&mut self) {
-        systemctl(&["start", "dbus.socket", "dbus.service"]);
-    }
-}
-
 #[tokio::test]
-async fn everything_works_for_root_without_a_bus_daemon() {
-    let Some(_host) = host("everything_works_for_root_without_a_bus_daemon").await else { return };
-    let unit = Unit::new("busless", "Type=exec\nKillMode=process\nExecStart=/bin/sh -c 'sleep 1001 & exec sleep 1002'");
-    let never = Unit::new("busless-never", "Type=notify\nTimeoutStartSec=1h\nExecStart=/bin/sleep infinity");
-    let deaf =
-        Unit::new("busless-deaf", "Type=exec\nTimeoutStopSec=1h\nKillSignal=SIGCONT\nExecStart=/bin/sleep infinity");
-    let systemd = Systemd::default();
-    unit.start(&systemd).await.expect("it starts");
-    let running = unit.state(&systemd).await;
-    let _no_bus = NoBus::new();
-    for systemd in [systemd, Systemd::default()] {
-        unit.start(&systemd).await.expect("it starts or runs already");
-        let state = unit.state(&systemd).await;
-        assert_eq!((state.active, state.load), (UnitActive::Active, UnitLoad::Loaded));
-        assert!(state.main_pid.is_some() && state.invocation.len() == running.invocation.len(), "{state:?}");
-        unit.stop(&systemd).await.expect("it stops, with what it left behind");
-        assert_eq!(unit.state(&systemd).await.active, UnitActive::Inactive);
-        assert_eq!(systemctl(&["show", "-P", "ControlGroup", unit.name.as_str()]), "");
-        let limit = Duration::from_millis(500);
-        let error = systemd.start(&never.component, &never.component.units, limit).await.expect_err("never ready");
-        assert!(matches!(error, PortError::Deadline { .. }), "{}", chain(&error));
-        assert_eq!(systemctl(&["list-jobs", "--no-legend"]), "");
-        never.stop(&systemd).await.expect("it stops");
-        deaf.start(&systemd).await.expect("it starts");
-        systemd.stop(&deaf.component, &deaf.component.units, limit).await.expect("it is killed");
-        assert_eq!(deaf.state(&systemd).await.active, UnitActive::Failed);
+async fn f40_a_stop_that_somebody_else_replaces_is_asked_for_again() {
+    if !inside("f40_a_stop_that_somebody_else_replaces_is_asked_for_again") {
+        return;
     }
-}
-
-#[tokio::test]
-async fn killed_bus_daemon_is_connected_to_again() {
-    let Some(_host) = host("killed_bus_daemon_is_connected_to_again").await else { return };
-    let unit = Unit::new("rebus", "Type=exec\nExecStart=/bin/sleep infinity");
-    let systemd = Systemd::default();
-    for round in 0..3 {
-        unit.start(&systemd).await.unwrap_or_else(|error| panic!("round {round}: {}", chain(&error)));
-        kill_bus();
-        unit.stop(&systemd).await.unwrap_or_else(|error| panic!("round {round}: {}", chain(&error)));
-        assert_eq!(unit.state(&systemd).await.active, UnitActive::Inactive);
-    }
-}
-
-#[tokio::test]
-async fn bus_that_dies_during_a_job_does_not_lose_its_end() {
-    let Some(_host) = host("bus_that_dies_during_a_job_does_not_lose_its_end").await else { return };
-    let unit = Unit::new("slow", "Type=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sleep 1");
-    let systemd = Systemd::default();
-    let (started, ()) = tokio::join!(unit.start(&systemd), async {
-        while unit.state(&Systemd::default()).await.active != UnitActive::Activating {}
-        kill_bus();
-    });
-    started.unwrap_or_else(|error| panic!("{}", chain(&error)));
-    assert_eq!(unit.state(&systemd).await.active, UnitActive::Active);
-}
-
-#[tokio::test]
-async fn stop_that_somebody_else_replaces_is_asked_for_again() {
-    let Some(_host) = host("stop_that_somebody_else_replaces_is_asked_for_again").await else { return };
     let unit = Unit::new("rival", "Type=exec\nExecStart=/bin/sleep infinity\nExecStop=/bin/sleep 0.5");
     let (systemd, rival) = (Systemd::default(), Systemd::default());
     unit.start(&systemd).await.expect("it starts");
@@ -326,41 +276,6 @@ async fn stop_that_somebody_else_replaces_is_asked_for_again() {
     });
     stopped.unwrap_or_else(|error| panic!("{}", chain(&error)));
     assert_eq!(unit.state(&systemd).await.active, UnitActive::Inactive);
-}
-
-/// PID 1 taken off the processor; put back at the end.
-struct Frozen;
-
-impl Frozen {
-    const SWITCH: &str = "/sys/fs/cgroup/init.scope/cgroup.freeze";
-
-    fn new() -> std::io::Result<Self> {
-        std::fs::write(Self::SWITCH, "1").map(|()| Self)
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        std::fs::write(Self::SWITCH, "0").ok();
-    }
-}
-
-#[tokio::test]
-async fn manager_that_does_not_answer_is_an_error_by_the_deadline() {
-    let Some(_host) = host("manager_that_does_not_answer_is_an_error_by_the_deadline").await else { return };
-    let unit = Unit::new("frozen", "ExecStart=/bin/sleep infinity");
-    let systemd = Systemd::default();
-    unit.start(&systemd).await.expect("it starts");
-    let frozen = Frozen::new().expect("PID 1 has a cgroup of its own");
-    let began = Instant::now();
-    let unconnected = Systemd::default();
-    let (known, unknown) = tokio::join!(unit.stop(&systemd), unit.stop(&unconnected));
-    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
-    for error in [known.expect_err("it cannot be stopped"), unknown.expect_err("it cannot be stopped")] {
-        assert!(chain(&error).ends_with("systemd did not answer within 5000 ms"), "{}", chain(&error));
-    }
-    drop(frozen);
-    unit.stop(&systemd).await.expect("it stops");
 }
 
 /// Stops and starts by bare calls over the system bus: the floor under every measurement.
@@ -386,7 +301,9 @@ fn quantile(times: &mut [Duration], percent: usize) -> Duration {
 
 #[tokio::test]
 async fn stop_and_start_take_hardly_longer_than_bare_calls() {
-    let Some(_host) = host("stop_and_start_take_hardly_longer_than_bare_calls").await else { return };
+    if !inside("stop_and_start_take_hardly_longer_than_bare_calls") {
+        return;
+    }
     let unit = Unit::new("timed", "Type=exec\nExecStart=/bin/sleep infinity");
     let systemd = Systemd::default();
     let connection = zbus::Connection::system().await.expect("a bus");
@@ -411,7 +328,7 @@ async fn stop_and_start_take_hardly_longer_than_bare_calls() {
         ours.push(began.elapsed());
     }
     for (name, times) in [("bare", &mut bare), ("ours", &mut ours)] {
-        eprintln!("{name}: median {:?}, p99 {:?}", quantile(times, 50), quantile(times, 99));
+        note(&format!("{FIGURE}{name}: median {:?}, p99 {:?}", quantile(times, 50), quantile(times, 99)));
     }
     let (bare, ours) = (quantile(&mut bare, 50), quantile(&mut ours, 50));
     // Twice is a broken design; the exact ratio belongs to the figures, on a quiet machine.
