@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    apply, audit, completion, confirm, demo, deploy, history, man, pki, plan, releases, rollback, show, stats, status,
-    verify, watch,
+    apply, audit, completion, confirm, demo, deploy, history, man, pki, plan, quarantine, releases, rollback, show,
+    stats, status, verify, watch,
 };
 
 /// Takes systemd services back to their last good release.
@@ -91,6 +91,8 @@ pub enum Command {
     Deploy(deploy::DeployArgs),
     /// Says that a deploy is well, so that it does not go back.
     Confirm(confirm::ConfirmArgs),
+    /// Forbids a release by its digest, and allows it again.
+    Quarantine(quarantine::QuarantineArgs),
     /// Runs a saved plan; refused when the host has changed since.
     Apply(apply::ApplyArgs),
     /// Shows what runs, how it does, and who holds it.

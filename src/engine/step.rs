@@ -28,12 +28,17 @@ use jiff::Timestamp;
 
 use super::verdict;
 use crate::explain;
+use crate::model::digest::Digest;
 use crate::model::effect::{Effect, EffectEnd};
 use crate::model::health::{Health, Verdict};
 use crate::model::ids::{OperationId, ReleaseId};
 use crate::model::operation::{Operation, Outcome, Phase, Step, Trigger};
 use crate::model::plan::Plan;
+use crate::model::text::{Text, sanitize};
 use crate::model::watch::{Moment, Watch, Watched};
+
+/// Bytes of a quarantine's reason: what a probe saw, and half of what a text may have.
+const REASON_BYTES_MAX: usize = 512;
 
 /// Begins an operation from its plan: the intent, to be stored durably before the first effect.
 #[must_use]
@@ -117,6 +122,33 @@ pub fn supersede(mut operation: Operation, by: OperationId) -> Operation {
         operation.phase = Phase::Ended { outcome: Outcome::Superseded { by } };
     }
     operation
+}
+
+/// Names the digest that an operation proves bad, with the reason: that of a deployed release which failed what the one
+/// before it passed. It is quarantined, so that no name brings it back by itself.
+#[must_use]
+pub fn condemned(operation: &Operation) -> Option<(Digest, Text)> {
+    operation.plan.watch?;
+    let deployed = operation.plan.candidates.first()?;
+    let is_bad = |step: &&Step| match (&step.effect, &step.end) {
+        (
+            Effect::Verified { release } | Effect::Watched { release },
+            EffectEnd::Judged { verdict: Verdict::ReleaseBad, .. },
+        ) => release == deployed,
+        (
+            Effect::UnitsStopped { .. }
+            | Effect::ConfigurationLinked { .. }
+            | Effect::CurrentLinked { .. }
+            | Effect::UnitsStarted { .. }
+            | Effect::Verified { .. }
+            | Effect::Watched { .. }
+            | Effect::Confirmed { .. },
+            EffectEnd::Ensured | EffectEnd::Judged { .. } | EffectEnd::Failed { .. },
+        ) => false,
+    };
+    let why = failure(operation.steps.iter().find(is_bad)?)?;
+    let reason = Text::new(&sanitize(why.as_bytes(), REASON_BYTES_MAX).replace(['\n', '\t'], " ")).ok()?;
+    Some((operation.plan.target.tree, reason))
 }
 
 /// Says in one sentence what failed first; none while nothing has.

@@ -95,6 +95,15 @@ pub enum Record {
         /// By whom.
         actor: String,
     },
+    /// The quarantine of a digest was lifted.
+    QuarantineLifted {
+        /// The digest.
+        tree: Digest,
+        /// Why.
+        reason: Text,
+        /// By whom.
+        actor: String,
+    },
     /// A release was found damaged.
     ReleaseDamaged {
         /// The component.
@@ -129,6 +138,7 @@ impl Record {
             Self::AccessDenied { .. } => "access.denied",
             Self::LeaseTakenOver { .. } => "lease.taken_over",
             Self::Quarantined { .. } => "quarantine.added",
+            Self::QuarantineLifted { .. } => "quarantine.lifted",
             Self::ReleaseDamaged { .. } => "release.damaged",
             Self::ConfigurationReloaded { .. } => "configuration.reloaded",
         }

@@ -43,6 +43,17 @@ fn a_deploy_is_watched_confirmed_and_taken_back() {
     let failed = world.rbctl(&["deploy", "3", "--watch", "1m", "--yes"]);
     assert_eq!(failed.status.code(), Some(1), "{}", String::from_utf8_lossy(&failed.stdout));
     assert_eq!(world.current(), "releases/2");
+    // What has failed its watch is not taken again, under another name neither, until somebody lifts that.
+    world.host().sh("cp -a /srv/web/releases/3 /srv/web/releases/3-again").expect("copied");
+    for name in ["3", "3-again"] {
+        let again = world.rbctl(&["deploy", name, "--yes"]);
+        assert_eq!(again.status.code(), Some(1), "{}", String::from_utf8_lossy(&again.stdout));
+        assert!(String::from_utf8_lossy(&again.stderr).contains("is quarantined"));
+    }
+    assert_eq!(world.rbctl(&["quarantine", "lift", "3", "--reason", "a test"]).status.code(), Some(0));
+    assert_eq!(world.rbctl(&["deploy", "3-again", "--dry-run"]).status.code(), Some(0));
+    assert_eq!(world.rbctl(&["quarantine", "add", "3", "--reason", "a test"]).status.code(), Some(0));
+    assert_eq!(world.rbctl(&["deploy", "3-again", "--dry-run"]).status.code(), Some(1));
     world.lay_down("4", "");
     let unconfirmed = world.rbctl(&["deploy", "4", "--watch", "1s", "--confirm", "2s", "--yes"]);
     assert_eq!(unconfirmed.status.code(), Some(1), "{}", String::from_utf8_lossy(&unconfirmed.stdout));
@@ -55,7 +66,7 @@ fn a_deploy_is_watched_confirmed_and_taken_back() {
     let status = world.json(&["status"]);
     let id = status["hosts"][0]["components"][0]["operation"]["id"].as_str().expect("it runs").to_owned();
     assert_eq!(world.rbctl(&["confirm", &id]).status.code(), Some(0));
-    assert_eq!(world.ended(4)["result"], "done");
+    assert_eq!(world.ended(6)["result"], "done");
     assert_eq!(world.current(), "releases/5");
     let states: Vec<(String, bool)> = world.json(&["releases"])["hosts"][0]["components"][0]["releases"]
         .as_array()

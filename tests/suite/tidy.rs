@@ -136,16 +136,3 @@ fn the_runbook_knows_every_refusal_and_exit_code() {
         assert!(runbook.contains(&format!("\n| {code} |")), "the runbook does not have exit code {code}");
     }
 }
-
-#[test]
-fn the_catalog_explains_every_kind_of_record() {
-    let catalog = std::fs::read_to_string(root().join("systemd/rollback.catalog")).expect("the catalog");
-    for (kind, id) in rollback_agent::audit::fields::MESSAGE_IDS {
-        assert!(catalog.contains(&format!("-- {id}\n")), "{kind} is not in the catalog");
-    }
-    assert_eq!(
-        catalog.matches("\n-- ").count(),
-        rollback_agent::audit::fields::MESSAGE_IDS.len(),
-        "and nothing else is"
-    );
-}

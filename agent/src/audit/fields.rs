@@ -7,7 +7,7 @@ use rollback::model::record::{ChainedRecord, Record};
 use rollback::model::text::Text;
 
 /// The kinds of records with their message identifiers: random, never used for anything else, never changed.
-pub const MESSAGE_IDS: [(&str, &str); 11] = [
+pub const MESSAGE_IDS: [(&str, &str); 12] = [
     ("agent.started", "21e6d20034144d5894932a515eb2c270"),
     ("release.adopted", "6f8b9208efc84ec8a706249279832dec"),
     ("activation.found", "d4ba5c9045ac47058d5d760e50222d7a"),
@@ -17,6 +17,7 @@ pub const MESSAGE_IDS: [(&str, &str); 11] = [
     ("access.denied", "96f0767feef74d68993025bfec9f93d5"),
     ("lease.taken_over", "0af26185e8334bceb1b20841872b8920"),
     ("quarantine.added", "595b89d76b9348dca499e19342050a78"),
+    ("quarantine.lifted", "b9c07e9a007e443ba70d573475f7edcd"),
     ("release.damaged", "c7e4aa542c3744a0902b4e65343d6855"),
     ("configuration.reloaded", "d4ba57eb84054a8b8906bc694e81bc94"),
 ];
@@ -111,15 +112,22 @@ fn tell(record: &Record) -> Told {
                 ("ROLLBACK_TAKEN_FROM", from.to_string()),
             ],
         },
-        Record::Quarantined { tree, reason, actor } => quarantined(tree, reason, actor),
+        Record::Quarantined { tree, reason, actor } => {
+            let message = format!("Releases with the digest {tree} may not be activated any more: {reason}.");
+            quarantine(Priority::Warning, message, tree, reason, actor)
+        }
+        Record::QuarantineLifted { tree, reason, actor } => {
+            let message = format!("Releases with the digest {tree} may be activated again: {reason}.");
+            quarantine(Priority::Notice, message, tree, reason, actor)
+        }
         Record::ConfigurationReloaded { accepted, detail } => reloaded(*accepted, detail),
     }
 }
 
-fn quarantined(tree: &Digest, reason: &Text, actor: &str) -> Told {
+fn quarantine(priority: Priority, message: String, tree: &Digest, reason: &Text, actor: &str) -> Told {
     Told {
-        priority: Priority::Warning,
-        message: format!("Releases with the digest {tree} may not be activated any more: {reason}."),
+        priority,
+        message,
         fields: vec![
             ("ROLLBACK_TREE", tree.to_string()),
             ("ROLLBACK_ACTOR", actor.to_owned()),

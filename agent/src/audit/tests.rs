@@ -103,7 +103,8 @@ fn every_record() -> Vec<Record> {
             why: "its certificate has expired".to_owned(),
         },
         Record::LeaseTakenOver { environment: prod(), from: id(1), by: id(2), actor: "kim".to_owned() },
-        Record::Quarantined { tree: Digest::of(b"r3"), reason, actor: "kim".to_owned() },
+        Record::Quarantined { tree: Digest::of(b"r3"), reason: reason.clone(), actor: "kim".to_owned() },
+        Record::QuarantineLifted { tree: Digest::of(b"r3"), reason, actor: "kim".to_owned() },
         Record::ReleaseDamaged {
             component: web(),
             environment: prod(),

@@ -197,8 +197,12 @@ impl Driver {
     /// Records the outcome: in the history, or, when that cannot be written, durably in the intent journal until it can.
     pub(super) async fn record_end(&self, operation: &Operation, evidence: Vec<Evidence>) -> Option<ChainHead> {
         let ports = &self.inner.ports;
-        let record = Record::OperationEnded { operation: Box::new(operation.clone()), evidence };
-        let recorded = ports.history.append(ports.clock.now(), vec![record], true).await;
+        let mut records = vec![Record::OperationEnded { operation: Box::new(operation.clone()), evidence }];
+        if let Some((tree, reason)) = engine::step::condemned(operation) {
+            tracing::warn!(operation = %operation.id, "quarantined: {reason}");
+            records.push(Record::Quarantined { tree, reason, actor: "agent".to_owned() });
+        }
+        let recorded = ports.history.append(ports.clock.now(), records, true).await;
         let (journal, kept) = (Arc::clone(&ports.journal), operation.clone());
         let (head, freed): (_, Result<(), PortError>) = match recorded {
             Ok(head) => (Some(head), blocking(move || journal.clear(kept.id)).await),

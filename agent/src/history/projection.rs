@@ -8,6 +8,7 @@ use rollback::model::operation::{Operation, OperationType, Outcome, Trigger};
 use rollback::model::record::{Record, ResultWord};
 use rollback::model::refusal::Refusal;
 use rollback::model::release::Manifest;
+use rollback::model::text::Text;
 use rusqlite::types::Value;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -74,10 +75,8 @@ pub(crate) fn projection(record: &Record, at: Timestamp, earlier: &dyn Earlier) 
             };
             Ok(vec![line.row(earlier)?])
         }
-        Record::Quarantined { tree, reason, actor } => Ok(vec![Row {
-            table: &QUARANTINES,
-            values: vec![blob(tree), text(reason.as_str()), text(actor), text(&time_text(at))],
-        }]),
+        Record::Quarantined { tree, reason, actor } => Ok(vec![quarantine(tree, reason, actor, at, false)]),
+        Record::QuarantineLifted { tree, reason, actor } => Ok(vec![quarantine(tree, reason, actor, at, true)]),
         Record::AgentStarted { .. }
         | Record::AccessDenied { .. }
         | Record::LeaseTakenOver { .. }
@@ -211,6 +210,12 @@ fn duration_ms(operation: &Operation, at: Timestamp) -> u64 {
     let steps_ms = operation.steps.iter().map(|step| step.duration_us).sum::<u64>() / 1_000;
     let wall_ms = at.as_millisecond().saturating_sub(operation.accepted_at.as_millisecond());
     u64::try_from(wall_ms).unwrap_or(0).max(steps_ms)
+}
+
+fn quarantine(tree: &Digest, reason: &Text, actor: &str, at: Timestamp, lifted: bool) -> Row {
+    let values =
+        vec![blob(tree), text(reason.as_str()), text(actor), text(&time_text(at)), Value::Integer(i64::from(lifted))];
+    Row { table: &QUARANTINES, values }
 }
 
 fn adopted_row(environment: &Environment, component: &ComponentName, manifest: &Manifest) -> Row {

@@ -90,7 +90,7 @@ pub(crate) fn list(connection: &Connection, filter: &HistoryFilter) -> Result<Ve
 const ACTIVATIONS_MAX: u32 = 1_000;
 
 /// Gives what is remembered of a component: the newest [`ACTIVATIONS_MAX`] activations, oldest first, the digests that are
-/// good, each since when it first was, newest first, and all quarantines.
+/// good, each since when it first was, newest first, and the quarantines in force.
 pub(crate) fn memory(
     connection: &Connection,
     environment: &Environment,
@@ -118,7 +118,8 @@ pub(crate) fn memory(
         .collect::<rusqlite::Result<_>>()?;
     let quarantines = connection
         .prepare_cached(
-            "SELECT tree, reason, actor, at, max(sequence) AS newest FROM quarantines GROUP BY tree ORDER BY newest",
+            "SELECT tree, reason, actor, at FROM \
+             (SELECT *, max(sequence) AS newest FROM quarantines GROUP BY tree) WHERE NOT lifted ORDER BY newest",
         )?
         .query_map([], |row| {
             let reason = Text::new(&row.get::<_, String>(1)?).map_err(|error| unreadable(1, error))?;

@@ -52,8 +52,9 @@ pub(crate) const GOODS: Table = Table { name: "goods", columns: &["environment",
 /// Digests of the releases that were adopted.
 pub(crate) const ADOPTED: Table = Table { name: "adopted", columns: &["environment", "component", "release", "tree"] };
 
-/// Digests that may not be activated.
-pub(crate) const QUARANTINES: Table = Table { name: "quarantines", columns: &["tree", "reason", "actor", "at"] };
+/// Digests that may not be activated, and those whose quarantine was lifted; the newest row of a digest counts.
+pub(crate) const QUARANTINES: Table =
+    Table { name: "quarantines", columns: &["tree", "reason", "actor", "at", "lifted"] };
 
 /// All projections.
 pub(crate) const PROJECTIONS: [&Table; 6] = [&OPERATIONS, &STATES, &ACTIVATIONS, &GOODS, &ADOPTED, &QUARANTINES];
@@ -67,7 +68,9 @@ pub(crate) fn migrate(connection: &mut Connection) -> Result<(), rusqlite_migrat
 }
 
 /// The migrations, oldest first. One that was released is never changed.
-const MIGRATIONS: &[M<'_>] = &[M::up(FIRST)];
+const MIGRATIONS: &[M<'_>] = &[M::up(FIRST), M::up(SECOND)];
+
+const SECOND: &str = "ALTER TABLE quarantines ADD COLUMN lifted INTEGER NOT NULL DEFAULT 0;";
 
 // A filter may name any of environment, component, result and actor. Each of their 15 combinations has an index of its
 // own: only an index whose columns are all given has its rows in the order of their sequence, so that the newest ones are

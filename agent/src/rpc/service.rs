@@ -12,6 +12,7 @@ use rollback::model::ids::{ComponentName, Environment, OperationId, ReleaseId};
 use rollback::model::operation::{Destination, Operation, Request as ModelRequest};
 use rollback::model::plan::Plan;
 use rollback::model::record::{HistoryFilter, HistoryLine, Record};
+use rollback::model::text::Text;
 use rollback::wire::v1;
 use rollback::wire::v1::agent_server::{Agent, AgentServer};
 use tokio_stream::{Stream, StreamExt as _};
@@ -245,6 +246,34 @@ impl Agent for AgentService {
         }
         let text = format!("operation {id} is no deploy that is watched or waits to be confirmed, or the disk fails");
         Err(Status::failed_precondition(text))
+    }
+
+    async fn set_quarantine(
+        &self,
+        request: Request<v1::SetQuarantineRequest>,
+    ) -> Result<Response<v1::SetQuarantineReply>, Status> {
+        let caller = caller(&request)?;
+        let asked = request.into_inner();
+        let component = self.component(&caller, "SetQuarantine", selector(asked.selector)?).await?;
+        let release: ReleaseId =
+            parsed("release", &asked.release)?.ok_or_else(|| Status::invalid_argument("field `release` is missing"))?;
+        let reason =
+            Text::new(&asked.reason).map_err(|error| Status::invalid_argument(format!("field `reason`: {error}")))?;
+        let observed = self.driver.observe(&component, Depth::Plan).await.map_err(|error| failed(&error))?;
+        let known = observed.release(&release);
+        let known = known.ok_or_else(|| Status::not_found(format!("there is no release `{release}`")))?;
+        if asked.lift && known.quarantine.is_none() {
+            return Err(Status::failed_precondition(format!("release `{release}` is not quarantined")));
+        }
+        let (tree, actor) = (known.manifest.tree, caller.to_string());
+        let record = if asked.lift {
+            Record::QuarantineLifted { tree, reason, actor }
+        } else {
+            Record::Quarantined { tree, reason, actor }
+        };
+        let appended = self.driver.history().append(self.driver.clock().now(), vec![record], true).await;
+        appended.map_err(|error| failed(&error))?;
+        Ok(Response::new(v1::SetQuarantineReply { host: self.host(), tree: tree.as_bytes().to_vec() }))
     }
 
     async fn list_releases(

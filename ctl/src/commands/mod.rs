@@ -11,6 +11,7 @@ pub mod man;
 pub mod operate;
 pub mod pki;
 pub mod plan;
+pub mod quarantine;
 pub mod releases;
 pub mod rollback;
 pub mod show;
@@ -84,6 +85,7 @@ pub async fn run(cli: Cli) -> u8 {
         Command::Rollback(args) => rollback::run(&session, args).await,
         Command::Plan(args) => plan::run(&session, args).await,
         Command::Deploy(args) => deploy::run(&session, args).await,
+        Command::Quarantine(args) => quarantine::run(&session, args).await,
         Command::Confirm(args) => confirm::run(&session, args).await,
         Command::Apply(args) => apply::run(&session, args).await,
         Command::Status(args) => status::run(&session, args).await,

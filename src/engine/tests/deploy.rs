@@ -4,7 +4,7 @@ use super::step::{done, ends, told};
 use super::{at, id, observed, operation_id, request};
 use crate::engine::plan::{external, plan};
 use crate::engine::recover::{Recovery, recover};
-use crate::engine::step::{begin, begin_external, begin_watch, confirm, step};
+use crate::engine::step::{begin, begin_external, begin_watch, condemned, confirm, step};
 use crate::model::health::Verdict;
 use crate::model::host::{Current, Lease};
 use crate::model::operation::{Destination, Operation, OperationType, Outcome, Phase, Request, Trigger};
@@ -129,6 +129,29 @@ fn the_first_begin_and_the_first_confirmation_count() {
     let confirmed = confirm(confirm(begin_watch(begun, later), "alice".to_owned()), "bob".to_owned());
     let watched = confirmed.watched.expect("it has begun");
     assert_eq!((watched.began, watched.confirmed_by.as_deref()), (moment(), Some("alice")));
+}
+
+#[test]
+fn what_fails_its_watch_is_quarantined_and_what_could_not_be_judged_is_not() {
+    let watch = Watch { lasts_ms: 1_000, auto: true, confirm_ms: None };
+    for (phase, verdict, condemned_for) in [
+        (Phase::Verifying, Verdict::ReleaseBad, Some("verifying `r3`: probe `http` fails: HTTP 500")),
+        (Phase::Watching, Verdict::ReleaseBad, Some("watching `r3`: probe `http` fails: HTTP 500")),
+        (Phase::Watching, Verdict::EnvironmentBad, None),
+        (Phase::Watching, Verdict::Inconclusive, None),
+        (Phase::Watching, Verdict::Passing, None),
+    ] {
+        let before = Operation { phase, ..deploy(watch) };
+        let judged = done(&before, super::step::judged(verdict, true));
+        let after = step(before, judged);
+        let found = condemned(&after);
+        assert_eq!(found.as_ref().map(|(_, reason)| reason.as_str()), condemned_for);
+        assert!(found.is_none_or(|(tree, _)| tree == after.plan.target.tree));
+    }
+    // A rollback condemns nothing: its target was good once.
+    let rollback = Operation { phase: Phase::Verifying, ..super::operation(&["r2"], Some("r3"), true) };
+    let judged = done(&rollback, super::step::judged(Verdict::ReleaseBad, true));
+    assert_eq!(condemned(&step(rollback, judged)), None);
 }
 
 #[test]

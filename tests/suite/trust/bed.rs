@@ -189,6 +189,9 @@ impl Agent for Mirror {
     async fn confirm(&self, _: Request<ConfirmRequest>) -> Reply<ConfirmReply> {
         nothing()
     }
+    async fn set_quarantine(&self, _: Request<SetQuarantineRequest>) -> Reply<SetQuarantineReply> {
+        nothing()
+    }
     async fn list_releases(&self, _: Request<ListReleasesRequest>) -> Reply<ListReleasesReply> {
         nothing()
     }
