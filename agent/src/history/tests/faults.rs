@@ -36,7 +36,7 @@ async fn every_kind_of_tampering_is_found_at_its_record() {
         ("DELETE FROM goods WHERE sequence = 5", 5),
         ("DELETE FROM states WHERE sequence = 7", 7),
         ("UPDATE adopted SET tree = zeroblob(32) WHERE sequence = 2", 2),
-        ("INSERT INTO quarantines VALUES (3, zeroblob(32), 'x', 'y', 'z')", 3),
+        ("INSERT INTO quarantines VALUES (3, zeroblob(32), 'x', 'y', 'z', 0)", 3),
         ("INSERT INTO activations VALUES (77, 'prod', 'web', 'r9', 'z', NULL)", 77),
     ] {
         let bed = Bed::new();
