@@ -18,7 +18,7 @@ use tokio_stream::StreamExt as _;
 use tonic::transport::Channel;
 
 use crate::images::Image;
-use crate::wait::wait_until;
+use crate::wait::{TimedOut, wait_until};
 
 /// How long one operation, one death or one start may take on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -330,16 +330,23 @@ impl Bed {
 
     /// Kills the services that agents have started, and waits until they are gone.
     pub fn end_services(&self) {
-        wait_until(LIMIT, "the services to be gone", || {
-            let services = services(&self.app);
-            for pid in &services {
-                // One that has ended already is no error.
-                kill(Pid::from_raw(*pid), Signal::SIGKILL).ok();
-            }
-            services.is_empty()
-        })
-        .unwrap();
+        end_services(&self.app).unwrap();
     }
+}
+
+/// Kills every process whose program lies below a component's directory, and waits until they are gone.
+///
+/// # Errors
+/// When one does not go.
+pub fn end_services(app: &Path) -> Result<(), TimedOut> {
+    wait_until(LIMIT, "the services to be gone", || {
+        let services = services(app);
+        for pid in &services {
+            // One that has ended already is no error.
+            kill(Pid::from_raw(*pid), Signal::SIGKILL).ok();
+        }
+        services.is_empty()
+    })
 }
 
 fn services(app: &Path) -> Vec<i32> {
