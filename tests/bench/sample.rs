@@ -35,6 +35,7 @@ pub(crate) fn operation(n: u64) -> Result<Operation, Fault> {
         urgency: Urgency::Standard,
         force: false,
         reason: Some(Text::new("5xx since the deploy")?),
+        deploy: None,
     };
     let (old, new): (ReleaseId, ReleaseId) = ("backup_20241111_120000".parse()?, "backup_20241112_153045".parse()?);
     let units: Vec<UnitName> = vec!["web.service".parse()?];
@@ -59,6 +60,7 @@ pub(crate) fn operation(n: u64) -> Result<Operation, Fault> {
         facts: Vec::new(),
         fence: Digest::of(b"facts"),
         takes_over: None,
+        watch: None,
     };
     let steps = vec![
         step(Effect::UnitsStopped { units: units.clone() }),
@@ -76,6 +78,7 @@ pub(crate) fn operation(n: u64) -> Result<Operation, Fault> {
         steps,
         recoveries: 0,
         took_over: None,
+        watched: None,
     })
 }
 

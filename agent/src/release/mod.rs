@@ -26,6 +26,8 @@ use rollback::model::release::{Integrity, Manifest};
 use crate::config::Component;
 use crate::ports::{Adopted, PortError, Store};
 
+pub use store::parse_manifest;
+
 /// The releases on the host's disk.
 ///
 /// One instance serves all components; calls may come from several threads at once. Looks run side by side, what is

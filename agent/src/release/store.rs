@@ -79,10 +79,18 @@ pub(super) fn manifests(component: &Component) -> Result<Vec<Manifest>, PortErro
 pub(super) fn manifest(component: &Component, release: &ReleaseId) -> Result<Manifest, StateError> {
     let path = manifests_directory(component).join(format!("{release}.json"));
     let bytes = read_state(&path, MANIFEST_BYTES_MAX)?;
-    match serde_json::from_slice::<Manifest>(&bytes) {
+    parse_manifest(&bytes, release).map_err(|why| StateError::Damaged { path, why })
+}
+
+/// Reads the bytes of the manifest of a release.
+///
+/// # Errors
+/// When they are no manifest, or that of another release.
+pub fn parse_manifest(bytes: &[u8], release: &ReleaseId) -> Result<Manifest, String> {
+    match serde_json::from_slice::<Manifest>(bytes) {
         Ok(manifest) if manifest.id == *release => Ok(manifest),
-        Ok(manifest) => Err(StateError::Damaged { path, why: format!("it is that of `{}`", manifest.id) }),
-        Err(error) => Err(StateError::Damaged { path, why: error.to_string() }),
+        Ok(manifest) => Err(format!("it is that of `{}`", manifest.id)),
+        Err(error) => Err(error.to_string()),
     }
 }
 

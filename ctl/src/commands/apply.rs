@@ -12,7 +12,6 @@ use super::plan::PlanFile;
 use crate::error::CommandError;
 use crate::fleet::connect::Target;
 use crate::fleet::fanout::host_name;
-use crate::ui::printer::API_VERSION;
 
 /// Largest plan file: a thousand hosts' plans.
 const PLAN_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -36,11 +35,7 @@ fn read(path: &PathBuf) -> Result<PlanFile, CommandError> {
         return Err(wrong(format!("has {bytes} bytes, at most {PLAN_BYTES_MAX} are read")));
     }
     let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-    let file: PlanFile = serde_json::from_str(&text).map_err(|error| wrong(format!("is no plan: {error}")))?;
-    if file.api_version != API_VERSION || file.kind != "Plan" {
-        return Err(wrong(format!("is a {} of {}, not a Plan of {API_VERSION}", file.kind, file.api_version)));
-    }
-    Ok(file)
+    PlanFile::parse(&text).map_err(wrong)
 }
 
 /// Runs the command on the hosts that the file has plans for.

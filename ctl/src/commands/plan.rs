@@ -41,6 +41,20 @@ pub struct PlanFile {
     pub plans: Vec<Plan>,
 }
 
+impl PlanFile {
+    /// Reads the text of a saved plan.
+    ///
+    /// # Errors
+    /// When it is none of this version, as the end of a sentence that begins with the file's name.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let file: Self = serde_json::from_str(text).map_err(|error| format!("is no plan: {error}"))?;
+        if file.api_version != API_VERSION || file.kind != "Plan" {
+            return Err(format!("is a {} of {}, not a Plan of {API_VERSION}", file.kind, file.api_version));
+        }
+        Ok(file)
+    }
+}
+
 /// Runs the command.
 ///
 /// # Errors

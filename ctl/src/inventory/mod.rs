@@ -22,12 +22,13 @@ pub const PORT_DEFAULT: u16 = 7443;
 struct File {
     current_context: Option<String>,
     #[serde(default)]
-    contexts: BTreeMap<String, RawContext>,
+    contexts: BTreeMap<String, Context>,
 }
 
+/// The hosts that belong together, and the files of the client that they know.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawContext {
+pub struct Context {
     domain: HostName,
     authority: PathBuf,
     certificate: PathBuf,
@@ -89,13 +90,13 @@ pub fn select(global: &Global, changes: bool) -> Result<Selection, CommandError>
     Ok(Selection { targets, trust: Some(trust) })
 }
 
-fn known(name: &HostName, context: &RawContext) -> Target {
+fn known(name: &HostName, context: &Context) -> Target {
     let address = context.hosts.get(name).filter(|address| !address.is_empty());
     let address = address.cloned().unwrap_or_else(|| name.to_string());
     Target::Remote { name: name.clone(), address: with_port(&address, context.port) }
 }
 
-fn meant(text: &str, context: &RawContext) -> Result<Target, CommandError> {
+fn meant(text: &str, context: &Context) -> Result<Target, CommandError> {
     let (name, address) = text.split_once('=').map_or((text, None), |(name, address)| (name, Some(address)));
     let name: HostName = name
         .parse()
@@ -129,7 +130,7 @@ fn candidates(global: &Global) -> Vec<PathBuf> {
     own.into_iter().chain([PathBuf::from("/etc/rbctl/config.toml")]).collect()
 }
 
-fn context(global: &Global) -> Result<(PathBuf, RawContext), CommandError> {
+fn context(global: &Global) -> Result<(PathBuf, Context), CommandError> {
     let candidates = candidates(global);
     let listed = candidates.iter().map(|path| format!("`{}`", path.display())).collect::<Vec<_>>().join(" nor ");
     let Some(path) = candidates.into_iter().find(|path| path.exists()) else {
@@ -138,26 +139,38 @@ fn context(global: &Global) -> Result<(PathBuf, RawContext), CommandError> {
             "write one (see docs/operations/cli.md), or use `--local` on the host itself",
         ));
     };
-    let wrong = |text: String| CommandError::usage(text, "docs/operations/cli.md has an example");
     let text =
         std::fs::read_to_string(&path).map_err(|error| wrong(format!("cannot read `{}`: {error}", path.display())))?;
-    let file: File = toml::from_str(&text).map_err(|error| {
+    let context = parse(&text, &path, global.context.as_deref())?;
+    Ok((path, context))
+}
+
+fn wrong(text: String) -> CommandError {
+    CommandError::usage(text, "docs/operations/cli.md has an example")
+}
+
+/// Reads the text of a configuration file and chooses a context: the one that is `wanted`, else the file's own choice,
+/// else its only one. `path` names the file in errors.
+///
+/// # Errors
+/// When the text is no such file, or the context cannot be told.
+pub fn parse(text: &str, path: &Path, wanted: Option<&str>) -> Result<Context, CommandError> {
+    let mut file: File = toml::from_str(text).map_err(|error| {
         let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
         wrong(format!("{}:{line}: {}", path.display(), error.message()))
     })?;
-    let name = match (&global.context, file.current_context) {
-        (Some(name), _) => name.clone(),
+    let name = match (wanted, file.current_context) {
+        (Some(name), _) => name.to_owned(),
         (None, Some(name)) => name,
         (None, None) => match file.contexts.keys().next() {
             Some(only) if file.contexts.len() == 1 => only.clone(),
             _ => return Err(wrong(format!("`{}` sets no `current_context`", path.display()))),
         },
     };
-    let Some(context) = file.contexts.get(&name) else {
+    file.contexts.remove(&name).ok_or_else(|| {
         let known: Vec<&str> = file.contexts.keys().map(String::as_str).collect();
-        return Err(wrong(format!("`{}` has no context `{name}`; it has {}", path.display(), known.join(", "))));
-    };
-    Ok((path, context.clone()))
+        wrong(format!("`{}` has no context `{name}`; it has {}", path.display(), known.join(", ")))
+    })
 }
 
 #[cfg(test)]

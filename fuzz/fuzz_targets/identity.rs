@@ -1,0 +1,6 @@
+//! Fuzzes the URI in a certificate.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    rollback_tests::parsers::identity(bytes);
+});

@@ -1,0 +1,6 @@
+//! Fuzzes messages from the network.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    rollback_tests::parsers::message(bytes);
+});
