@@ -127,7 +127,7 @@ impl Lab {
         );
         let mut text = format!(
             "name = \"{name}\"\nenvironment = \"{name}\"\nroot = \"/srv/{name}\"\nunits = [\"{name}.service\"]\n\
-             [timeouts]\nstability = \"0s\"\n"
+             [timeouts]\nstability = \"0s\"\n[policy]\nexternal_deploys = \"note\"\n"
         );
         if *probed {
             write!(
