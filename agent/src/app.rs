@@ -11,7 +11,9 @@ use rollback::model::record::Record;
 use rollback::wire::FILE_DESCRIPTOR_SET;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::service::Routes;
 
 use crate::audit::Audit;
@@ -123,6 +125,8 @@ struct App {
     driver: Driver,
     settings: Arc<ArcSwap<Settings>>,
     itself: Arc<Itself>,
+    /// Told when the disk is to be looked at; what comes while it is looked at is one more look.
+    look: Arc<Notify>,
 }
 
 /// Runs the agent until SIGTERM.
@@ -168,7 +172,7 @@ pub async fn run(paths: Paths, hostname: String) -> Result<(), AppError> {
     let boot = crate::procfs::boot();
     driver.note(Record::AgentStarted { version: env!("CARGO_PKG_VERSION").to_owned(), boot }).await;
     let itself = Arc::new(Itself { started_at, tls, no_tls, audit, reload: Mutex::default() });
-    let app = App { paths, hostname, driver, settings, itself };
+    let app = App { paths, hostname, driver, settings, itself, look: Arc::default() };
     notify(&[sd_notify::NotifyState::Status("converging what was interrupted")]);
     for problem in app.driver.recover().await {
         tracing::warn!("{problem}");
@@ -248,6 +252,7 @@ impl App {
             self.settings.load().tls.iter().filter_map(|tls| Some(tls.certificate.parent()?.to_owned())).collect();
         let mut changes = config::watch(&self.paths, &further).map_err(part("cannot watch the configuration"))?;
         let mut switches = self.watch_links();
+        let _adopter = AbortOnDropHandle::new(tokio::spawn(adopt(self.driver.clone(), Arc::clone(&self.look))));
         let mut adopt = tokio::time::interval(ADOPT_INTERVAL);
         let beat = sd_notify::watchdog_enabled().map_or(STATUS_INTERVAL, |limit| limit / 3).min(STATUS_INTERVAL);
         let mut beats = tokio::time::interval(beat);
@@ -260,8 +265,8 @@ impl App {
                 _ = interrupt.recv() => return Ok(()),
                 _ = hangup.recv() => { self.reload().await; switches = self.watch_links(); }
                 Some(()) = changes.recv() => { self.reload().await; switches = self.watch_links(); }
-                Some(()) = next(&mut switches) => drop(self.driver.adopt_all().await),
-                _ = adopt.tick() => drop(self.driver.adopt_all().await),
+                Some(()) = next(&mut switches) => self.look.notify_one(),
+                _ = adopt.tick() => self.look.notify_one(),
                 _ = beats.tick() => self.beat().await,
                 _ = operations.recv() => { self.itself.audit.wake(); self.beat().await; }
             }
@@ -332,7 +337,7 @@ impl App {
                 let detail = format!("{} components are in force{restart}", new.components.len());
                 self.settings.store(Arc::new(new));
                 self.set_reload_problem(None);
-                drop(self.driver.adopt_all().await);
+                self.look.notify_one();
                 (true, detail)
             }
             Err(errors) => {
@@ -347,6 +352,15 @@ impl App {
 
     fn set_reload_problem(&self, problem: Option<String>) {
         *self.itself.reload.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+    }
+}
+
+/// Looks at the disk whenever it is told to, beside the main loop: a large new release takes its time to be read, and
+/// the watchdog is fed meanwhile.
+async fn adopt(driver: Driver, look: Arc<Notify>) {
+    loop {
+        look.notified().await;
+        driver.adopt_all().await;
     }
 }
 

@@ -156,3 +156,39 @@ fn a_release_that_was_still_being_copied_is_taken_when_it_is_whole() {
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(world.current(), "releases/2");
 }
+
+#[test]
+fn what_the_agent_once_deployed_is_watched_when_another_hand_brings_it_back() {
+    if !real_hosts("what_the_agent_once_deployed_is_watched_when_another_hand_brings_it_back") {
+        return;
+    }
+    let world = Installed::up(COMPONENT);
+    world.lay_down("2", "");
+    assert_eq!(world.rbctl(&["deploy", "2", "--watch", "1s", "--yes"]).status.code(), Some(0));
+    let watched = |world: &Installed| {
+        let status = world.json(&["status"]);
+        status["hosts"][0]["components"][0]["operation"]["plan"]["candidates"][0].as_str().map(str::to_owned)
+    };
+    world.build("3", "");
+    world.host().sh("deploy 3").expect("the script works");
+    world.wait_for("the watch of 3", || watched(&world).as_deref() == Some("3"));
+    world.host().sh("ln -sfn releases/2 /srv/web/current; systemctl restart web.service").expect("brought back");
+    world.wait_for("the watch of 2", || watched(&world).as_deref() == Some("2"));
+}
+
+#[test]
+fn a_unit_that_its_manager_restarts_during_the_watch_is_left() {
+    if !real_hosts("a_unit_that_its_manager_restarts_during_the_watch_is_left") {
+        return;
+    }
+    let world = Installed::up(COMPONENT);
+    // It is back so soon that no probe fails three times in a row.
+    let restarts = "[Service]\nRestart=always\nRestartSec=1ms\n";
+    world.host().write("/etc/systemd/system/web.service.d/test.conf", restarts, 0o644).expect("written");
+    world.host().sh("systemctl daemon-reload; systemctl restart web.service").expect("restarted");
+    world.lay_down("2", "crash-after 2");
+    let output = world.rbctl(&["deploy", "2", "--watch", "15s", "--yes"]);
+    let report = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{report}");
+    assert!(report.contains("failed and put back: `1` runs again: watching `2`: unit"), "{report}");
+}

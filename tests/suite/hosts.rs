@@ -2,12 +2,12 @@
 
 #![expect(clippy::disallowed_methods, reason = "this suite installs files and starts programs")]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Output;
 use std::time::Duration;
 
-use rollback_tests::hosts::{Fleet, Host, available};
-use rollback_tests::skip::skipped;
+use rollback_tests::hosts::{Fleet, Host};
+use rollback_tests::installed::{built, real_hosts, stage};
 use rollback_tests::wait::wait_until;
 use serde_json::Value;
 
@@ -36,33 +36,11 @@ failures = 5
 stability = "300ms"
 "#;
 
-fn built() -> PathBuf {
-    let own = std::env::current_exe().expect("this test has a path");
-    own.ancestors().nth(2).expect("tests lie in target/PROFILE/deps").to_owned()
-}
-
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository").to_owned()
-}
-
 /// Hosts with agents, and the operator's files.
 struct World {
     fleet: Fleet,
     operator: tempfile::TempDir,
     staged: tempfile::TempDir,
-}
-
-/// Copies what is installed to where the hosts see it: their `/tmp` and `/run` are their own, and a checkout may lie there.
-fn stage() -> tempfile::TempDir {
-    let staged = tempfile::tempdir_in("/var/tmp").expect("a directory that the hosts see");
-    let copied = std::process::Command::new("cp")
-        .arg("-a")
-        .args(["systemd", "docs"].map(|folder| repository().join(folder)))
-        .args(["rb-agent", "rbctl", "rb-demo-service"].map(|name| built().join(name)))
-        .arg(staged.path())
-        .status();
-    assert!(copied.is_ok_and(|status| status.success()), "cannot copy what is installed");
-    staged
 }
 
 impl World {
@@ -158,21 +136,6 @@ fn current(host: &Host) -> String {
 fn served(host: &Host) -> String {
     let page = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8080/index.html').read().decode())";
     host.sh(&format!("python3 -c \"{page}\"")).expect("the service answers").trim().to_owned()
-}
-
-/// Says whether real hosts can be had, and which test is skipped when not.
-fn real_hosts(test: &str) -> bool {
-    match available() {
-        Ok(()) if built().join("rb-agent").exists() && built().join("rbctl").exists() => true,
-        Ok(()) => {
-            skipped(test, "rb-agent and rbctl are not built: `cargo build --workspace`");
-            false
-        }
-        Err(reason) => {
-            skipped(test, &reason);
-            false
-        }
-    }
 }
 
 #[test]

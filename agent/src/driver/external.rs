@@ -1,6 +1,6 @@
 //! Guards what other hands deploy: a `current` that somebody else has switched is watched like a deploy of the agent's own.
 
-use std::sync::Arc;
+use std::sync::PoisonError;
 
 use rollback::chain::Chain;
 use rollback::engine;
@@ -13,7 +13,7 @@ use rollback::model::watch::WatchTerms;
 
 use super::Driver;
 use crate::config::Component;
-use crate::observe::{Depth, blocking};
+use crate::observe::Depth;
 
 /// Who is named as actor: the kernel does not tell who has switched a link.
 const ACTOR: &str = "local:another-hand";
@@ -25,6 +25,8 @@ impl Driver {
             return;
         }
         match self.observe(component, Depth::PlanWithProbes).await {
+            // What was seen of an operation's doings is no baseline.
+            Ok(_) if self.running(&component.environment).is_some() => {}
             Ok(observed) => self.set_baseline(component, observed.health),
             Err(error) => tracing::warn!("{}", Chain(&error)),
         }
@@ -41,6 +43,7 @@ impl Driver {
         let (name, environment) = (component.name.clone(), component.environment.clone());
         let record = Record::ActivationFound { component: name, environment, release: release.clone() };
         self.note(record).await;
+        self.forget_linked(component);
         let from = before.filter(|_| component.policy.external == ExternalDeploys::Watch)?;
         let begun = self.begin_external(component, release.clone(), from).await;
         begun
@@ -67,31 +70,24 @@ impl Driver {
         let plan = engine::plan::external(&request, &observed, Some(from), now)
             .map_err(|refusal| rollback::explain::refusal(&refusal))?;
         let operation = engine::step::begin_external(plan, ACTOR.to_owned(), now);
-        let orders = self.take(component, &operation).map_err(|refusal| rollback::explain::refusal(&refusal))?;
-        let (journal, intent) = (Arc::clone(&self.inner.ports.journal), operation.clone());
-        if let Err(error) = blocking(move || journal.put(&intent, true)).await {
-            self.registry(|registry| registry.release(&component.environment));
-            return Err(Chain(&error).to_string());
-        }
         tracing::warn!(operation = %operation.id, "`current` was switched to `{to}` by another hand and is watched");
-        let (driver, component) = (self.clone(), component.clone());
-        self.inner.tasks.spawn(async move { driver.run(component, operation, orders, true).await });
-        Ok(())
+        let launched = self.launch(component.clone(), operation).await;
+        launched.map(drop).map_err(|refusal| rollback::explain::refusal(&refusal))
     }
 
     /// Forgets the baseline of a component that is being changed.
     pub(super) fn forget_health(&self, component: &Component) {
-        let mut baselines = self.inner.baselines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut baselines = self.inner.baselines.lock().unwrap_or_else(PoisonError::into_inner);
         baselines.remove(&(component.environment.clone(), component.name.clone()));
     }
 
     fn baseline(&self, component: &Component) -> Option<Health> {
-        let baselines = self.inner.baselines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let baselines = self.inner.baselines.lock().unwrap_or_else(PoisonError::into_inner);
         baselines.get(&(component.environment.clone(), component.name.clone())).cloned()
     }
 
     fn set_baseline(&self, component: &Component, health: Health) {
-        let mut baselines = self.inner.baselines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut baselines = self.inner.baselines.lock().unwrap_or_else(PoisonError::into_inner);
         baselines.insert((component.environment.clone(), component.name.clone()), health);
     }
 }

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use rollback::chain::Chain;
 use rollback::engine::recover::{Recovery, recover};
 use rollback::model::host::Current;
-use rollback::model::ids::ReleaseId;
+use rollback::model::ids::{OperationId, ReleaseId};
 use rollback::model::operation::Operation;
 use rollback::model::record::Record;
 use rollback::model::release::{Integrity, Origin};
@@ -124,11 +124,13 @@ impl Driver {
         match current {
             Current::Release(release) => {
                 let last = memory.activations.last().map(|last| last.release.clone());
-                if self.running(&component.environment).is_some() || self.is_linked(component, &release) {
+                if self.running(&component.environment).is_some() {
                     // What an operation of this agent does is recorded by it.
                 } else if last.as_ref() == Some(&release) {
-                    self.remember_health(component).await;
-                } else {
+                    // Probes may hang, and nobody waits for a baseline.
+                    let (driver, component) = (self.clone(), component.clone());
+                    tokio::spawn(async move { driver.remember_health(&component).await });
+                } else if !self.is_linked(component, &release) {
                     problems.extend(self.activated_by_another_hand(component, release, last).await);
                 }
             }
@@ -153,16 +155,25 @@ impl Driver {
         let kept: Vec<Operation> = slots.into_iter().flatten().filter(is_kept).collect();
         for operation in &kept {
             // One whose append timed out may be there all the same.
-            if self.history().operation(operation.id).await.ok().flatten().is_some_and(|stored| stored.ended) {
-                let (journal, id) = (Arc::clone(&self.inner.ports.journal), operation.id);
-                if let Err(error) = blocking(move || journal.clear(id)).await {
-                    return Some(Chain(&error).to_string());
+            if self.is_recorded(operation.id).await {
+                if let Some(problem) = self.free(operation.id).await {
+                    return Some(problem);
                 }
             } else if self.record_end(operation, Vec::new()).await.is_none() {
                 return Some(format!("the outcome of operation {} is kept in the intent journal alone", operation.id));
             }
         }
         None
+    }
+
+    async fn is_recorded(&self, id: OperationId) -> bool {
+        self.history().operation(id).await.ok().flatten().is_some_and(|stored| stored.ended)
+    }
+
+    /// Frees the slot of an operation; gives what went wrong.
+    async fn free(&self, id: OperationId) -> Option<String> {
+        let journal = Arc::clone(&self.inner.ports.journal);
+        blocking(move || journal.clear(id)).await.err().map(|error| Chain(&error).to_string())
     }
 
     async fn converge(&self) -> Vec<String> {
@@ -183,9 +194,8 @@ impl Driver {
 
     async fn converge_one(&self, operation: Operation) -> Option<String> {
         let id = operation.id;
-        if self.history().operation(id).await.ok().flatten().is_some_and(|stored| stored.ended) {
-            let journal = Arc::clone(&self.inner.ports.journal);
-            return blocking(move || journal.clear(id)).await.err().map(|error| Chain(&error).to_string());
+        if self.is_recorded(id).await {
+            return self.free(id).await;
         }
         let plan = &operation.plan;
         let Ok(component) = self.select(Some(&plan.component), Some(&plan.environment)) else {

@@ -149,6 +149,12 @@ impl Driver {
         self.inner.linked.lock().unwrap_or_else(PoisonError::into_inner).insert(key, release.clone());
     }
 
+    /// Forgets it, once another hand has gone on from there.
+    pub(super) fn forget_linked(&self, component: &Component) {
+        let key = (component.environment.clone(), component.name.clone());
+        self.inner.linked.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+    }
+
     /// Tells whether this agent led `current` there last.
     pub(super) fn is_linked(&self, component: &Component, release: &ReleaseId) -> bool {
         let key = (component.environment.clone(), component.name.clone());

@@ -160,18 +160,21 @@ impl Driver {
         }
         let now = self.clock().now();
         let operation = engine::step::begin(plan, Trigger::Manual, actor, now);
-        let taken = self.take(&component, &operation)?;
+        Ok(self.launch(component, operation).await?)
+    }
+
+    /// Takes the environment, makes the intent durable, and runs the operation in a task of its own.
+    pub(super) async fn launch(&self, component: Component, operation: Operation) -> Result<Following, Refusal> {
+        let orders = self.take(&component, &operation)?;
         let (journal, intent) = (Arc::clone(&self.inner.ports.journal), operation.clone());
         if let Err(error) = blocking(move || journal.put(&intent, true)).await {
             self.registry(|registry| registry.release(&component.environment));
-            let cause = rollback::chain::Chain(&error).to_string();
-            return Err(Refusal::NotReady { cause }.into());
+            return Err(Refusal::NotReady { cause: rollback::chain::Chain(&error).to_string() });
         }
-        let id = operation.id;
-        let following = self.registry(|registry| registry.follow(id));
+        let following = self.registry(|registry| registry.follow(operation.id));
         let driver = self.clone();
-        self.inner.tasks.spawn(async move { driver.run(component, operation, taken, true).await });
-        following.ok_or_else(|| Refusal::NotReady { cause: "the operation ended at once".to_owned() }.into())
+        self.inner.tasks.spawn(async move { driver.run(component, operation, orders, true).await });
+        following.ok_or_else(|| Refusal::NotReady { cause: "the operation ended at once".to_owned() })
     }
 
     /// Gives the plan to run: made now, or shown to be what would be made now.

@@ -120,6 +120,8 @@ impl Driver {
         tokio::pin!(asking);
         let over = ports.clock.sleep(left);
         tokio::pin!(over);
+        // Kept from turn to turn: a new one each time would never end while probes answer more often than that.
+        let mut look = ports.clock.sleep(LOOK_INTERVAL);
         let mut health = Health { units: before.clone(), probes: Vec::new() };
         loop {
             let is_over = tokio::select! {
@@ -130,7 +132,8 @@ impl Driver {
                     health.probes.push(result);
                     false
                 }
-                () = ports.clock.sleep(LOOK_INTERVAL) => {
+                () = &mut look => {
+                    look = ports.clock.sleep(LOOK_INTERVAL);
                     match ports.units.states(component, units).await {
                         Ok(states) => health.units = states,
                         // A manager that does not answer says nothing of the release.

@@ -9,12 +9,10 @@ use rollback::model::text::Text;
 use rollback::model::watch::{WATCH_MS_MAX, WATCH_MS_MIN, WatchTerms};
 
 use super::operate::{self, Order};
-use super::rollback::{Planned, confirmed, new_operation, plan_all};
+use super::rollback::{confirmed, plan_all, requests};
 use super::{Session, plan};
 use crate::cli::Selector;
-use crate::error::{CommandError, EXIT_DONE, ErrorKind};
-use crate::fleet::connect::Target;
-use crate::ui::report;
+use crate::error::{CommandError, ErrorKind};
 
 /// Arguments of `rbctl deploy`.
 #[derive(Debug, Args)]
@@ -124,27 +122,9 @@ impl From<TermsArgs> for WatchTerms {
 pub async fn run(session: &Session, args: DeployArgs) -> Result<u8, CommandError> {
     let looks_only = args.dry_run || args.out.is_some();
     let fleet = session.fleet(!looks_only)?;
-    if args.operation.is_some() && fleet.targets.len() > 1 {
-        return Err(CommandError::usage("`--operation` names the operation of one host", "leave it out for several"));
-    }
-    let requests: Vec<(Target, Request)> = fleet
-        .targets
-        .iter()
-        .map(|target| {
-            (target.clone(), args.request.request(args.operation.unwrap_or_else(|| new_operation(session.now()))))
-        })
-        .collect();
+    let requests = requests(session, &fleet, args.operation, |id| args.request.request(id))?;
     if looks_only {
-        let plans = plan_all(&fleet, &requests).await;
-        let now = session.now();
-        let human = |hosts: &[(&str, &Planned)]| {
-            hosts.iter().map(|(_, planned)| report::plan(&planned.plan, now)).collect::<Vec<_>>().join("\n")
-        };
-        let code = session.printer.hosts("Plan", &plans, human, |_| EXIT_DONE);
-        return match args.out {
-            Some(path) => plan::save(session, plans, &path).map(|()| code),
-            None => Ok(code),
-        };
+        return plan::print(session, plan_all(&fleet, &requests).await, args.out.as_deref());
     }
     if !args.yes && !confirmed(session, &fleet, &requests, "deploy").await? {
         return Err(CommandError::new(ErrorKind::Interrupted, "not confirmed; nothing has changed"));

@@ -9,7 +9,7 @@ use rollback::model::plan::Plan;
 use serde::{Deserialize, Serialize};
 
 use super::Session;
-use super::rollback::{Planned, RequestArgs, new_operation, plan_all};
+use super::rollback::{Planned, RequestArgs, plan_all, requests};
 use crate::error::{CommandError, EXIT_DONE};
 use crate::fleet::fanout::HostOutcome;
 use crate::ui::printer::API_VERSION;
@@ -61,28 +61,26 @@ impl PlanFile {
 /// When the hosts are wrong, or the file cannot be written.
 pub async fn run(session: &Session, args: PlanArgs) -> Result<u8, CommandError> {
     let fleet = session.fleet(false)?;
-    let requests: Vec<_> = fleet
-        .targets
-        .iter()
-        .map(|target| (target.clone(), args.request.request(new_operation(session.now()))))
-        .collect();
+    let requests = requests(session, &fleet, None, |id| args.request.request(id))?;
     let outcomes = plan_all(&fleet, &requests).await;
+    print(session, outcomes, args.out.as_deref())
+}
+
+/// Prints the plans, saves them when a file is named, and gives the exit code.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn print(session: &Session, outcomes: Vec<HostOutcome<Planned>>, out: Option<&Path>) -> Result<u8, CommandError> {
     let now = session.now();
     let human = |hosts: &[(&str, &Planned)]| {
         hosts.iter().map(|(_, planned)| report::plan(&planned.plan, now)).collect::<Vec<_>>().join("\n")
     };
     let code = session.printer.hosts("Plan", &outcomes, human, |_| EXIT_DONE);
-    match args.out {
-        Some(path) => save(session, outcomes, &path).map(|()| code),
-        None => Ok(code),
-    }
+    out.map_or(Ok(()), |path| save(session, outcomes, path)).map(|()| code)
 }
 
 /// Saves the plans that were made; nothing when there is none.
-///
-/// # Errors
-/// When the file cannot be written.
-pub fn save(session: &Session, outcomes: Vec<HostOutcome<Planned>>, path: &Path) -> Result<(), CommandError> {
+fn save(session: &Session, outcomes: Vec<HostOutcome<Planned>>, path: &Path) -> Result<(), CommandError> {
     let plans: Vec<Plan> = outcomes.into_iter().filter_map(|o| Some(o.result.ok()?.plan)).collect();
     if plans.is_empty() {
         return Ok(());

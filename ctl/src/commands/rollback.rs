@@ -13,9 +13,9 @@ use rollback::wire::v1;
 use serde::Serialize;
 
 use super::operate::{self, Order};
-use super::{Session, verify};
+use super::{Session, plan, verify};
 use crate::cli::Selector;
-use crate::error::{CommandError, EXIT_DONE, ErrorKind};
+use crate::error::{CommandError, ErrorKind};
 use crate::fleet::connect::Target;
 use crate::fleet::fanout::{Client, Fleet, HostOutcome, host_name};
 use crate::ui::report;
@@ -123,30 +123,32 @@ pub async fn plan_all(fleet: &Fleet, requests: &[(Target, Request)]) -> Vec<Host
     join_all(requests.iter().map(one)).await
 }
 
+/// Makes one request per host, each with an operation of its own; `operation` names that of one host.
+///
+/// # Errors
+/// When an operation is named and there are several hosts.
+pub fn requests(
+    session: &Session,
+    fleet: &Fleet,
+    operation: Option<OperationId>,
+    request: impl Fn(OperationId) -> Request,
+) -> Result<Vec<(Target, Request)>, CommandError> {
+    if operation.is_some() && fleet.targets.len() > 1 {
+        return Err(CommandError::usage("`--operation` names the operation of one host", "leave it out for several"));
+    }
+    let one = |target: &Target| (target.clone(), request(operation.unwrap_or_else(|| new_operation(session.now()))));
+    Ok(fleet.targets.iter().map(one).collect())
+}
+
 /// Runs the command.
 ///
 /// # Errors
 /// When nothing could be begun on any host.
 pub async fn run(session: &Session, args: RollbackArgs) -> Result<u8, CommandError> {
     let fleet = session.fleet(!args.dry_run && !args.verify_only)?;
-    if args.operation.is_some() && fleet.targets.len() > 1 {
-        return Err(CommandError::usage("`--operation` names the operation of one host", "leave it out for several"));
-    }
-    let requests: Vec<(Target, Request)> = fleet
-        .targets
-        .iter()
-        .map(|target| {
-            let id = args.operation.unwrap_or_else(|| new_operation(session.now()));
-            (target.clone(), args.request.request(id))
-        })
-        .collect();
-    let now = session.now();
-    let human = |hosts: &[(&str, &Planned)]| {
-        hosts.iter().map(|(_, planned)| report::plan(&planned.plan, now)).collect::<Vec<_>>().join("\n")
-    };
+    let requests = requests(session, &fleet, args.operation, |id| args.request.request(id))?;
     if args.dry_run {
-        let plans = plan_all(&fleet, &requests).await;
-        return Ok(session.printer.hosts("Plan", &plans, human, |_| EXIT_DONE));
+        return plan::print(session, plan_all(&fleet, &requests).await, None);
     }
     if args.verify_only {
         return verify::target_of_plans(session, &fleet, plan_all(&fleet, &requests).await).await;
