@@ -2,6 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "this suite reads the sources")]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
@@ -134,5 +135,48 @@ fn the_runbook_knows_every_refusal_and_exit_code() {
     assert!(missing.is_empty(), "the runbook does not say what to do about {missing:?}");
     for (code, _) in rbctl::error::EXIT_CODES {
         assert!(runbook.contains(&format!("\n| {code} |")), "the runbook does not have exit code {code}");
+    }
+}
+
+#[test]
+fn every_message_of_the_catalog_is_one_of_the_agents_and_the_other_way_round() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).expect(path);
+    let catalog = read("systemd/rollback.catalog");
+    let explained: BTreeSet<&str> = catalog.lines().filter_map(|line| line.strip_prefix("-- ")).collect();
+    let fields = read("agent/src/audit/fields.rs");
+    let is_id = |text: &&str| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let sent: BTreeSet<&str> = fields.split('"').filter(is_id).collect();
+    assert!(!sent.is_empty());
+    assert_eq!(explained, sent);
+}
+
+#[test]
+fn the_agents_page_has_every_option_and_variable() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).expect(path);
+    let (program, page) = (read("agent/src/main.rs"), read("systemd/man/rb-agent.8"));
+    let options: Vec<&str> = program.split("#[arg(").skip(1).collect();
+    assert!(!options.is_empty());
+    for option in options {
+        let (attribute, field) = option.split_once(")]").expect("an attribute ends");
+        let name = field.trim().split(':').next().expect("a field has a name");
+        assert!(page.contains(&format!("\\-\\-{name}")), "rb-agent.8 does not have --{name}");
+        for variable in attribute.split('"').filter(|text| text.starts_with("ROLLBACK_")) {
+            assert!(page.contains(variable), "rb-agent.8 does not have {variable}");
+        }
+    }
+}
+
+#[test]
+fn the_page_of_the_configuration_has_every_key() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).expect(path);
+    let (table, page) = (read("docs/operations/configuration.md"), read("systemd/man/rb-agent.toml.5"));
+    let words: BTreeSet<&str> = page.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
+    // The rows of the tables of keys: `| `key` | type | …`, where a key may stand below another one.
+    let keys = table.lines().filter_map(|line| line.strip_prefix("| `")).filter_map(|line| line.split('`').next());
+    let keys: Vec<&str> = keys.filter(|key| !key.contains('/') && !key.ends_with(".toml")).collect();
+    assert!(keys.len() > 20, "{keys:?}");
+    for part in keys.iter().flat_map(|key| key.split(['.', '[', ']'])).filter(|part| !part.is_empty() && *part != "…")
+    {
+        assert!(words.contains(part), "rb-agent.toml.5 does not have `{part}`");
     }
 }
