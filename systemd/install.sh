@@ -130,7 +130,7 @@ put() {
     for example in agent.toml components.d/web.toml components.d/backups.toml; do
         install -D -m 0644 "$here/examples/$example" "$root/usr/share/doc/rollback/examples/$example"
     done
-    for page in install configuration; do
+    for page in install configuration cli runbook; do
         install -D -m 0644 "$here/../docs/operations/$page.md" "$root/usr/share/doc/rollback/$page.md"
     done
     install -d -m 0755 "$root/etc/rollback" "$root/etc/rollback/agent.d" "$root/etc/rollback/components.d"
