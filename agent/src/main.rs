@@ -68,7 +68,7 @@ fn main() -> ExitCode {
 }
 
 fn run(paths: Paths, hostname: String) -> ExitCode {
-    log::start();
+    let _log = log::start();
     // Fails only when a provider is installed already, and this is the first line that could.
     drop(rustls::crypto::ring::default_provider().install_default());
     let ended = tokio::runtime::Builder::new_multi_thread()
