@@ -35,11 +35,51 @@ pub enum Action {
     Inject(Errno),
 }
 
+/// Which of the counted calls is struck.
+#[derive(Clone, Debug)]
+pub enum Point {
+    /// The call of this number, counted from 1, whichever it is.
+    Nth(usize),
+    /// The call of this name on this file that has so many of its like before it.
+    Like {
+        /// The call.
+        call: Call,
+        /// How many of the same name on the same file come before it.
+        before: usize,
+    },
+}
+
+impl Point {
+    /// Describes the call number `nth` of a counted run, counted from 1, so that it is met in the next one as well: the
+    /// threads of a program take turns differently each time, what one of them does to one file keeps its order.
+    pub fn like(calls: &[Call], nth: usize) -> Self {
+        let (earlier, rest) = calls.split_at(nth - 1);
+        let before = earlier.iter().filter(|call| **call == rest[0]).count();
+        Self::Like { call: rest[0].clone(), before }
+    }
+
+    /// Returns whether the last of these calls is the one.
+    fn is_last_of(&self, calls: &[Call]) -> bool {
+        match self {
+            Self::Nth(nth) => *nth == calls.len(),
+            Self::Like { call, before } => calls.split_last().is_some_and(|(last, earlier)| {
+                last == call && earlier.iter().filter(|other| *other == call).count() == *before
+            }),
+        }
+    }
+}
+
+impl From<usize> for Point {
+    fn from(nth: usize) -> Self {
+        Self::Nth(nth)
+    }
+}
+
 /// Which calls are counted and which of them is struck.
 #[derive(Clone, Debug)]
 pub struct Aim {
     dirs: Vec<PathBuf>,
-    strike: Option<(usize, Action)>,
+    strike: Option<(Point, Action)>,
 }
 
 impl Aim {
@@ -54,10 +94,9 @@ impl Aim {
         Self { dirs: dirs.iter().map(canonical).collect(), strike: None }
     }
 
-    /// Counts as well, and does `action` in place of the call number `nth`, counted from 1.
-    pub fn strike<P: AsRef<Path>>(dirs: &[P], nth: usize, action: Action) -> Self {
-        assert!(nth > 0, "calls are counted from 1");
-        Self { strike: Some((nth, action)), ..Self::count(dirs) }
+    /// Counts as well, and does `action` in place of the call at `point`.
+    pub fn strike<P: AsRef<Path>>(dirs: &[P], point: impl Into<Point>, action: Action) -> Self {
+        Self { strike: Some((point.into(), action)), ..Self::count(dirs) }
     }
 }
 

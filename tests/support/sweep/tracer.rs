@@ -215,7 +215,7 @@ impl Tracer {
         };
         self.calls.push(Call { name: row.name, path });
         match self.aim.strike.clone() {
-            Some((nth, action)) if nth == self.calls.len() => self.strike(tid, action),
+            Some((point, action)) if !self.struck && point.is_last_of(&self.calls) => self.strike(tid, action),
             Some(_) | None => Ok(Next::Trace),
         }
     }
