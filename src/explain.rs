@@ -165,6 +165,7 @@ fn unit_load(load: UnitLoad) -> &'static str {
 #[must_use]
 pub fn effect(effect: &Effect) -> String {
     match effect {
+        Effect::DeadManArmed { release } => format!("arming the dead-man's switch, which goes back to `{release}`"),
         Effect::UnitsStopped { units } => format!("stopping {}", quoted(units)),
         Effect::ConfigurationLinked { release } => format!("linking the configuration of `{release}`"),
         Effect::CurrentLinked { release } => format!("switching `current` to `{release}`"),
@@ -181,13 +182,15 @@ pub fn watch(watch: &Watch) -> String {
     let end = if watch.auto { "goes back by itself when it fails" } else { "stays when it fails" };
     let confirm =
         watch.confirm_ms.map(|millis| format!(", and goes back unless confirmed within {} s", millis / 1_000));
-    format!("{} s, {end}{}", watch.lasts_ms / 1_000, confirm.unwrap_or_default())
+    let dead_man = if watch.dead_man { ", a dead-man's switch stands behind it" } else { "" };
+    format!("{} s, {end}{}{dead_man}", watch.lasts_ms / 1_000, confirm.unwrap_or_default())
 }
 
 /// Says what an operation does next.
 #[must_use]
 pub fn phase(phase: &Phase) -> String {
     match phase {
+        Phase::Arming => "the dead-man's switch is being armed".to_owned(),
         Phase::Stopping => "the units are being stopped".to_owned(),
         Phase::LinkingConfiguration => "the configuration is being linked".to_owned(),
         Phase::Switching => "`current` is being switched".to_owned(),

@@ -51,6 +51,8 @@ remove() {
     fi
     rm -f "$root/usr/bin/rb-agent" "$root/usr/bin/rbctl" \
         "$root/usr/lib/systemd/system/rb-agent.service" \
+        "$root/usr/lib/systemd/system/rb-revert@.service" "$root/usr/lib/systemd/system/rb-revert.service" \
+        "$root/usr/lib/systemd/system/basic.target.wants/rb-revert.service" \
         "$root/usr/lib/systemd/catalog/rollback.catalog" \
         "$root/usr/lib/sysusers.d/rollback.conf" "$root/usr/lib/tmpfiles.d/rollback.conf" \
         "$bash_completions/rbctl" "$zsh_completions/_rbctl" "$fish_completions/rbctl.fish"
@@ -121,7 +123,12 @@ put() {
     for page in rb-agent.8 rb-agent.toml.5; do
         install -D -m 0644 "$here/man/$page" "$root/usr/share/man/man${page##*.}/$page"
     done
-    install -D -m 0644 "$here/rb-agent.service" "$root/usr/lib/systemd/system/rb-agent.service"
+    for unit in rb-agent.service rb-revert@.service rb-revert.service; do
+        install -D -m 0644 "$here/$unit" "$root/usr/lib/systemd/system/$unit"
+    done
+    # Nobody has to enable it: without armed switches it does nothing.
+    install -d -m 0755 "$root/usr/lib/systemd/system/basic.target.wants"
+    ln -sfn ../rb-revert.service "$root/usr/lib/systemd/system/basic.target.wants/rb-revert.service"
     install -D -m 0644 "$here/rollback.sysusers" "$root/usr/lib/sysusers.d/rollback.conf"
     install -D -m 0644 "$here/rollback.tmpfiles" "$root/usr/lib/tmpfiles.d/rollback.conf"
     if [ -f "$here/rollback.catalog" ]; then

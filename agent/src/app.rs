@@ -19,6 +19,7 @@ use tonic::service::Routes;
 use crate::audit::Audit;
 use crate::clock::SystemClock;
 use crate::config::{self, Paths, Settings};
+use crate::dead_man::Switches;
 use crate::driver::journal::FileJournal;
 use crate::driver::{Driver, Ports};
 use crate::facts::HostFacts;
@@ -155,6 +156,7 @@ pub async fn run(paths: Paths, hostname: String) -> Result<(), AppError> {
         journal: Arc::new(journal),
         clock: Arc::clone(&clock),
         facts: Arc::new(HostFacts),
+        dead_man: Arc::new(Switches::new(&paths.state)),
     };
     let tls = settings.tls.clone().map(|tls| HotTls::open(tls, settings.host.clone(), Arc::clone(&clock))).transpose();
     // Bad certificates must never be the reason that a host cannot be taken back: the local socket serves all the same.

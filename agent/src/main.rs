@@ -6,8 +6,10 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use rollback::chain::Chain;
+use rollback::model::ids::OperationId;
 use rollback_agent::config::{self, Paths};
-use rollback_agent::{app, log};
+use rollback_agent::ports::PortError;
+use rollback_agent::{app, dead_man, log};
 
 /// Exit code of wrong arguments.
 const USAGE: u8 = 64;
@@ -25,6 +27,8 @@ struct Cli {
 enum Command {
     /// Runs the agent in the foreground until SIGTERM.
     Run(Directories),
+    /// Goes back for deploys whose watch has not ended in time; the dead-man's timer and every boot run it.
+    Revert(Revert),
     /// Prints the configuration as it counts, or everything that is wrong with it.
     Check(Directories),
 }
@@ -42,6 +46,20 @@ struct Directories {
     runtime: PathBuf,
 }
 
+#[derive(Args)]
+#[group(required = true, multiple = false, args = ["operation", "boot"])]
+struct Revert {
+    /// The operation whose deadline is past.
+    #[arg(long, value_name = "OPERATION", value_parser = dead_man::operation_of)]
+    operation: Option<OperationId>,
+    /// Every operation whose deadline is past; the units are left to start by themselves.
+    #[arg(long)]
+    boot: bool,
+    /// Where the switches are kept.
+    #[arg(long, env = "ROLLBACK_STATE", default_value = "/var/lib/rollback")]
+    state: PathBuf,
+}
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -54,6 +72,7 @@ fn main() -> ExitCode {
     let paths = |d: Directories| Paths { configuration: d.configuration, state: d.state, runtime: d.runtime };
     match cli.command {
         Command::Run(directories) => run(paths(directories), hostname),
+        Command::Revert(revert) => self::revert(&revert),
         Command::Check(directories) => match config::load_with_origins(&paths(directories), &hostname) {
             Ok((settings, origins)) => {
                 drop(write!(std::io::stdout(), "{}", config::print_merged(&settings, &origins)));
@@ -64,6 +83,28 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+    }
+}
+
+fn revert(revert: &Revert) -> ExitCode {
+    let _log = log::start();
+    let done = async {
+        match revert.operation {
+            Some(operation) => dead_man::revert::at_deadline(&revert.state, operation).await,
+            None => dead_man::revert::at_boot(&revert.state).await,
+        }
+    };
+    let ended = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| PortError::failed("cannot start the runtime", error))
+        .and_then(|runtime| runtime.block_on(done));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{}", Chain(&error));
+            ExitCode::FAILURE
+        }
     }
 }
 

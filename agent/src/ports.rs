@@ -11,9 +11,10 @@ use rollback::model::digest::Digest;
 use rollback::model::health::{ProbeResult, UnitState};
 use rollback::model::host::{Activation, Configuration, Current, Lease};
 use rollback::model::ids::{ComponentName, Environment, OperationId, ReleaseId, UnitName};
-use rollback::model::operation::{ChainHead, Evidence, Operation};
+use rollback::model::operation::{ChainHead, Evidence, Operation, Step};
 use rollback::model::record::{ChainedRecord, HistoryFilter, HistoryLine, Record};
 use rollback::model::release::{Integrity, Manifest, Quarantine};
+use rollback::model::watch::Moment;
 
 use crate::config::{Component, Probe};
 
@@ -298,6 +299,56 @@ pub trait IntentJournal: Send + Sync {
     /// # Errors
     /// When the file cannot be read.
     fn load(&self) -> Result<Vec<Result<Operation, String>>, PortError>;
+}
+
+/// The dead-man's switch: goes back without the agent when a watch does not end in time.
+#[async_trait]
+pub trait DeadMan: Send + Sync {
+    /// Arms the switch of an operation durably, or changes its deadline: `lasts` after `from`.
+    ///
+    /// # Errors
+    /// When it cannot be made sure that it fires: the disk or the service manager fails, or it has fired.
+    async fn arm(
+        &self,
+        component: &Component,
+        operation: &Operation,
+        from: Moment,
+        lasts: Duration,
+    ) -> Result<(), PortError>;
+
+    /// Disarms the switch of an operation durably. Gives what came of it when it has fired; none when it was disarmed, or
+    /// never armed.
+    ///
+    /// # Errors
+    /// When the disk fails: it may fire yet.
+    async fn disarm(&self, operation: OperationId) -> Result<Option<Fired>, PortError>;
+
+    /// Tells whether the switch of an operation has fired, and what came of it.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    async fn fired(&self, operation: OperationId) -> Result<Option<Fired>, PortError>;
+
+    /// Forgets that a switch has fired, once that is recorded.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    async fn forget(&self, operation: OperationId) -> Result<(), PortError>;
+
+    /// Lists the operations whose switches are armed.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    async fn armed(&self) -> Result<Vec<OperationId>, PortError>;
+}
+
+/// What came of a switch that has fired.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fired {
+    /// When; none when it was cut off in the middle, or is not finished yet.
+    pub at: Option<Timestamp>,
+    /// What it did, in order.
+    pub steps: Vec<Step>,
 }
 
 /// The time: passed in, so that tests can turn it.

@@ -24,6 +24,7 @@ impl From<Effect> for v1::Effect {
         use v1::effect::Effect as Wire;
         Self {
             effect: Some(match effect {
+                Effect::DeadManArmed { release } => Wire::DeadManArmed(release.to_string()),
                 Effect::UnitsStopped { units } => Wire::UnitsStopped(units_out(&units)),
                 Effect::ConfigurationLinked { release } => Wire::ConfigurationLinked(release.to_string()),
                 Effect::CurrentLinked { release } => Wire::CurrentLinked(release.to_string()),
@@ -42,6 +43,7 @@ impl TryFrom<v1::Effect> for Effect {
     fn try_from(effect: v1::Effect) -> Result<Self, ConvertError> {
         use v1::effect::Effect as Wire;
         Ok(match required("effect", effect.effect)? {
+            Wire::DeadManArmed(id) => Self::DeadManArmed { release: name("release", &id)? },
             Wire::UnitsStopped(units) => Self::UnitsStopped { units: units_in(units)? },
             Wire::ConfigurationLinked(id) => Self::ConfigurationLinked { release: name("release", &id)? },
             Wire::CurrentLinked(id) => Self::CurrentLinked { release: name("release", &id)? },
@@ -146,6 +148,7 @@ impl From<Phase> for v1::Phase {
         use v1::phase::Phase as Wire;
         Self {
             phase: Some(match phase {
+                Phase::Arming => Wire::Arming(v1::Empty {}),
                 Phase::Stopping => Wire::Stopping(v1::Empty {}),
                 Phase::LinkingConfiguration => Wire::LinkingConfiguration(v1::Empty {}),
                 Phase::Switching => Wire::Switching(v1::Empty {}),
@@ -165,6 +168,7 @@ impl TryFrom<v1::Phase> for Phase {
     fn try_from(phase: v1::Phase) -> Result<Self, ConvertError> {
         use v1::phase::Phase as Wire;
         Ok(match required("phase", phase.phase)? {
+            Wire::Arming(v1::Empty {}) => Self::Arming,
             Wire::Stopping(v1::Empty {}) => Self::Stopping,
             Wire::LinkingConfiguration(v1::Empty {}) => Self::LinkingConfiguration,
             Wire::Switching(v1::Empty {}) => Self::Switching,

@@ -132,8 +132,9 @@ prop_compose! {
         lasts_ms in WATCH_MS_MIN..=WATCH_MS_MAX,
         auto: bool,
         confirm_ms in option::of(WATCH_MS_MIN..=WATCH_MS_MAX),
+        dead_man: bool,
     ) -> Watch {
-        Watch { lasts_ms, auto, confirm_ms }
+        Watch { lasts_ms, auto, confirm_ms, dead_man }
     }
 }
 
@@ -283,6 +284,7 @@ fn verdict() -> impl Strategy<Value = Verdict> {
 
 fn step() -> impl Strategy<Value = Step> {
     let effect = prop_oneof![
+        release_id().prop_map(|release| Effect::DeadManArmed { release }),
         few(unit_name()).prop_map(|units| Effect::UnitsStopped { units }),
         release_id().prop_map(|release| Effect::ConfigurationLinked { release }),
         release_id().prop_map(|release| Effect::CurrentLinked { release }),
@@ -314,6 +316,7 @@ fn phase() -> impl Strategy<Value = Phase> {
         operation_id().prop_map(|by| Outcome::Superseded { by }),
     ];
     prop_oneof![
+        Just(Phase::Arming),
         Just(Phase::Stopping),
         Just(Phase::LinkingConfiguration),
         Just(Phase::Switching),

@@ -31,7 +31,7 @@ fn bounded(field: &'static str, millis: u64) -> Result<u64, ConvertError> {
 
 impl From<Watch> for v1::WatchPlan {
     fn from(watch: Watch) -> Self {
-        Self { lasts_ms: watch.lasts_ms, auto: watch.auto, confirm_ms: watch.confirm_ms }
+        Self { lasts_ms: watch.lasts_ms, auto: watch.auto, confirm_ms: watch.confirm_ms, dead_man: watch.dead_man }
     }
 }
 
@@ -43,6 +43,7 @@ impl TryFrom<v1::WatchPlan> for Watch {
             lasts_ms: bounded("lasts_ms", watch.lasts_ms)?,
             auto: watch.auto,
             confirm_ms: watch.confirm_ms.map(|millis| bounded("confirm_ms", millis)).transpose()?,
+            dead_man: watch.dead_man,
         })
     }
 }

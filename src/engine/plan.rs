@@ -10,7 +10,7 @@ use crate::model::host::{self, Configuration, Current, Fact, ObservedComponent, 
 use crate::model::ids::{OperationId, ReleaseId};
 use crate::model::operation::Request;
 use crate::model::plan::{Check, Plan, TargetFacts};
-use crate::model::policy::{ExternalDeploys, Policy};
+use crate::model::policy::{DeadManSwitch, ExternalDeploys, Policy};
 use crate::model::refusal::Refusal;
 use crate::model::release::Integrity;
 use crate::model::watch::{Watch, WatchTerms};
@@ -51,10 +51,13 @@ pub fn external(
 
 /// Fills in what a deploy leaves open about its watch.
 fn watch(terms: WatchTerms, policy: &Policy) -> Watch {
+    let auto = terms.auto.unwrap_or(policy.auto);
     Watch {
         lasts_ms: terms.lasts_ms.unwrap_or(policy.watch_ms),
-        auto: terms.auto.unwrap_or(policy.auto),
+        auto,
         confirm_ms: terms.confirm_ms,
+        // What does not go back by itself does not do so behind the agent's back either.
+        dead_man: policy.dead_man == DeadManSwitch::Armed && (auto || terms.confirm_ms.is_some()),
     }
 }
 
@@ -117,13 +120,18 @@ pub fn facts(observed: &ObservedComponent) -> Vec<Fact> {
     facts.push(fact(
         "policy".to_owned(),
         format!(
-            "{} fallbacks, healthy needs force: {}, full read: {}, lease {} s, watch {} ms, automatic: {}, {}",
+            "{} fallbacks, healthy needs force: {}, full read: {}, lease {} s, watch {} ms, automatic: {}, \
+             dead-man's switch {}, {}",
             policy.fallbacks_max,
             policy.healthy_needs_force,
             policy.full_read,
             policy.lease_secs,
             policy.watch_ms,
             policy.auto,
+            match policy.dead_man {
+                DeadManSwitch::Armed => "armed",
+                DeadManSwitch::Off => "off",
+            },
             match policy.external {
                 ExternalDeploys::Watch => "external deploys are watched",
                 ExternalDeploys::Note => "external deploys are noted",

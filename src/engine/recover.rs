@@ -8,6 +8,7 @@
 //! | a candidate that is not intact any more | undo: put back what was left; needs operator when there is nothing |
 //! | watching or confirming, and `current` leads elsewhere | finish, unverified: another hand has gone on from here |
 //! | verifying, watching or confirming, and `current` leads to that release | resume at starting: what died with the host is started again |
+//! | arming | resume at arming: nothing was touched |
 //! | anything else | resume at stopping |
 //!
 //! Resuming at stopping is safe from every phase, because every effect names the state that it ensures: processes of
@@ -77,6 +78,7 @@ pub fn recover(mut operation: Operation, current: &Current, target: &Integrity) 
     }
     operation.recoveries += 1;
     operation.phase = match operation.phase {
+        Phase::Arming => Phase::Arming,
         Phase::Verifying | Phase::Watching | Phase::Confirming if current.release() == Some(&trying) => Phase::Starting,
         Phase::Stopping
         | Phase::LinkingConfiguration

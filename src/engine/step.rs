@@ -15,6 +15,7 @@
 //! | phase | ended well | release bad | anything else |
 //! |---|---|---|---|
 //! | verifying | watch | put back when the watch goes back by itself, or the units do not run; else unverified | watch |
+//! | arming | stopping; watching when another hand has deployed | – | failed: put back, nothing was touched; watched without it when another hand has deployed |
 //! | watching | confirm, or done when nobody needs to | put back when the watch goes back by itself; else unverified | unverified: the release is not to blame |
 //! | confirming | done | – | put back: nobody confirmed it in time |
 //!
@@ -48,10 +49,10 @@ pub fn begin(plan: Plan, trigger: Trigger, actor: String, now: Timestamp) -> Ope
         trigger,
         actor,
         took_over: plan.takes_over,
-        plan,
         accepted_at: now,
         attempt: 0,
-        phase: Phase::Stopping,
+        phase: if plan.armed().is_some() { Phase::Arming } else { Phase::Stopping },
+        plan,
         steps: Vec::new(),
         recoveries: 0,
         watched: None,
@@ -61,7 +62,8 @@ pub fn begin(plan: Plan, trigger: Trigger, actor: String, now: Timestamp) -> Ope
 /// Begins the watch of a release that another hand has made current: nothing is stopped or switched first.
 #[must_use]
 pub fn begin_external(plan: Plan, actor: String, now: Timestamp) -> Operation {
-    Operation { phase: Phase::Watching, ..begin(plan, Trigger::External, actor, now) }
+    let phase = if plan.armed().is_some() { Phase::Arming } else { Phase::Watching };
+    Operation { phase, ..begin(plan, Trigger::External, actor, now) }
 }
 
 /// Notes when the watch began; one that has begun already goes on.
@@ -86,6 +88,7 @@ pub fn next_effect(operation: &Operation) -> Option<Effect> {
     let release = operation.trying()?.clone();
     let units = &operation.plan.units;
     match operation.phase {
+        Phase::Arming => Some(Effect::DeadManArmed { release: operation.plan.from.clone()? }),
         Phase::Stopping => Some(Effect::UnitsStopped { units: units.iter().rev().cloned().collect() }),
         Phase::LinkingConfiguration => Some(Effect::ConfigurationLinked { release }),
         Phase::Switching => Some(Effect::CurrentLinked { release }),
@@ -124,6 +127,38 @@ pub fn supersede(mut operation: Operation, by: OperationId) -> Operation {
     operation
 }
 
+/// Goes on after the dead-man's switch has fired at a time and has taken these steps to put back what was left.
+///
+/// Ends the operation when they all worked; otherwise it is put back from here. What was put back before, or taken over
+/// by another operation, stays as it is.
+#[must_use]
+pub fn fired(mut operation: Operation, at: Timestamp, steps: Vec<Step>) -> Operation {
+    if matches!(operation.outcome(), Some(Outcome::PutBack { .. } | Outcome::Superseded { .. })) {
+        return operation;
+    }
+    let (Some(from), Some(tried)) = (operation.plan.from.clone(), operation.trying().cloned()) else {
+        return operation;
+    };
+    let error = "the watch had not ended by its deadline, and the dead-man's switch went back".to_owned();
+    operation.attempt = operation.plan.candidates.len();
+    operation.steps.push(Step {
+        effect: Effect::Watched { release: tried },
+        began_at: at,
+        duration_us: 0,
+        end: EffectEnd::Failed { error },
+        recovered: false,
+    });
+    let is_back = !steps.is_empty() && steps.iter().all(|step| step.end == EffectEnd::Ensured);
+    operation.steps.extend(steps);
+    operation.phase = if is_back {
+        let cause = first_failure(&operation).unwrap_or_default();
+        Phase::Ended { outcome: Outcome::PutBack { release: from, cause } }
+    } else {
+        Phase::Stopping
+    };
+    operation
+}
+
 /// Names the digest that an operation proves bad, with the reason: that of a deployed release which failed what the one
 /// before it passed. It is quarantined, so that no name brings it back by itself.
 #[must_use]
@@ -136,7 +171,8 @@ pub fn condemned(operation: &Operation) -> Option<(Digest, Text)> {
             EffectEnd::Judged { verdict: Verdict::ReleaseBad, .. },
         ) => release == deployed,
         (
-            Effect::UnitsStopped { .. }
+            Effect::DeadManArmed { .. }
+            | Effect::UnitsStopped { .. }
             | Effect::ConfigurationLinked { .. }
             | Effect::CurrentLinked { .. }
             | Effect::UnitsStarted { .. }
@@ -176,7 +212,8 @@ fn failure(step: &Step) -> Option<String> {
             Some(format!("{while_doing}: nothing was judged"))
         }
         (
-            Effect::UnitsStopped { .. }
+            Effect::DeadManArmed { .. }
+            | Effect::UnitsStopped { .. }
             | Effect::ConfigurationLinked { .. }
             | Effect::CurrentLinked { .. }
             | Effect::UnitsStarted { .. }
@@ -184,7 +221,8 @@ fn failure(step: &Step) -> Option<String> {
             EffectEnd::Judged { .. },
         ) => Some(format!("{while_doing}: a judgement is no end of it")),
         (
-            Effect::UnitsStopped { .. }
+            Effect::DeadManArmed { .. }
+            | Effect::UnitsStopped { .. }
             | Effect::ConfigurationLinked { .. }
             | Effect::CurrentLinked { .. }
             | Effect::UnitsStarted { .. }
@@ -222,7 +260,8 @@ fn ending(operation: &Operation, end: &EffectEnd) -> Ending {
             Ending::Judged { verdict: Verdict::Inconclusive, units_run: true }
         }
         (
-            Phase::Stopping
+            Phase::Arming
+            | Phase::Stopping
             | Phase::LinkingConfiguration
             | Phase::Switching
             | Phase::Starting
@@ -231,7 +270,8 @@ fn ending(operation: &Operation, end: &EffectEnd) -> Ending {
             EffectEnd::Ensured,
         ) => Ending::Ensured,
         (
-            Phase::Stopping
+            Phase::Arming
+            | Phase::Stopping
             | Phase::LinkingConfiguration
             | Phase::Switching
             | Phase::Starting
@@ -244,6 +284,8 @@ fn ending(operation: &Operation, end: &EffectEnd) -> Ending {
 
 fn after_ensured(operation: &Operation) -> Phase {
     match &operation.phase {
+        Phase::Arming if operation.trigger == Trigger::External => Phase::Watching,
+        Phase::Arming => Phase::Stopping,
         Phase::Stopping => links(operation),
         Phase::LinkingConfiguration => Phase::Switching,
         Phase::Switching => Phase::Starting,
@@ -264,6 +306,7 @@ fn after_failure(operation: &mut Operation) -> Phase {
         return needs_operator(operation);
     }
     match operation.phase {
+        Phase::Arming => unarmed(operation),
         Phase::Stopping if operation.attempt == 0 && operation.recoveries == 0 => put_back(operation, Phase::Starting),
         Phase::Stopping => needs_operator(operation),
         Phase::LinkingConfiguration | Phase::Switching => {
@@ -274,6 +317,15 @@ fn after_failure(operation: &mut Operation) -> Phase {
         Phase::Starting | Phase::Confirming => put_back(operation, Phase::Stopping),
         // None comes here, as above.
         Phase::Verifying | Phase::Watching | Phase::Ended { .. } => operation.phase.clone(),
+    }
+}
+
+/// Goes on without a dead-man's switch: not at all, unless another hand has deployed already.
+fn unarmed(operation: &Operation) -> Phase {
+    match operation.plan.from.clone() {
+        _ if operation.trigger == Trigger::External => Phase::Watching,
+        Some(release) => Phase::Ended { outcome: Outcome::PutBack { release, cause: causes(operation) } },
+        None => needs_operator(operation),
     }
 }
 
@@ -361,7 +413,7 @@ fn linked(operation: &Operation) -> Option<ReleaseId> {
         Phase::Switching => None,
         // A switch may have been made and not recorded before an agent died.
         Phase::Stopping | Phase::LinkingConfiguration if operation.recoveries > 0 => None,
-        Phase::Stopping | Phase::LinkingConfiguration | Phase::Ended { .. } => {
+        Phase::Arming | Phase::Stopping | Phase::LinkingConfiguration | Phase::Ended { .. } => {
             operation.steps.iter().rev().find_map(switched).unwrap_or_else(|| operation.plan.from.clone())
         }
     }
@@ -373,7 +425,8 @@ fn switched(step: &Step) -> Option<Option<ReleaseId>> {
         (Effect::CurrentLinked { release }, EffectEnd::Ensured) => Some(Some(release.clone())),
         (Effect::CurrentLinked { .. }, EffectEnd::Judged { .. } | EffectEnd::Failed { .. }) => Some(None),
         (
-            Effect::UnitsStopped { .. }
+            Effect::DeadManArmed { .. }
+            | Effect::UnitsStopped { .. }
             | Effect::ConfigurationLinked { .. }
             | Effect::UnitsStarted { .. }
             | Effect::Verified { .. }

@@ -9,6 +9,11 @@ use super::ids::{ReleaseId, UnitName};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "effect")]
 pub enum Effect {
+    /// The dead-man's switch is armed, durably: it goes back to the release unless the watch ends in time.
+    DeadManArmed {
+        /// The release that it goes back to.
+        release: ReleaseId,
+    },
     /// None of the units runs; they are stopped in the order given.
     UnitsStopped {
         /// The units, last started first.
@@ -51,6 +56,7 @@ impl Effect {
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
+            Self::DeadManArmed { .. } => "arm",
             Self::UnitsStopped { .. } => "stop",
             Self::ConfigurationLinked { .. } => "configuration",
             Self::CurrentLinked { .. } => "switch",

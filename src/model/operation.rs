@@ -93,6 +93,8 @@ pub enum Trigger {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "phase")]
 pub enum Phase {
+    /// The dead-man's switch is being armed.
+    Arming,
     /// The units are being stopped.
     Stopping,
     /// The configuration of the release that is tried is being linked.
@@ -201,7 +203,8 @@ impl Operation {
     pub fn outcome(&self) -> Option<&Outcome> {
         match &self.phase {
             Phase::Ended { outcome } => Some(outcome),
-            Phase::Stopping
+            Phase::Arming
+            | Phase::Stopping
             | Phase::LinkingConfiguration
             | Phase::Switching
             | Phase::Starting
@@ -222,7 +225,8 @@ impl Operation {
     pub fn is_waiting(&self) -> bool {
         match self.phase {
             Phase::Watching | Phase::Confirming => true,
-            Phase::Stopping
+            Phase::Arming
+            | Phase::Stopping
             | Phase::LinkingConfiguration
             | Phase::Switching
             | Phase::Starting

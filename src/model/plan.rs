@@ -67,11 +67,19 @@ impl Plan {
         self.candidates.first()
     }
 
+    /// Returns the release that a dead-man's switch goes back to; none when none is armed.
+    #[must_use]
+    pub fn armed(&self) -> Option<&ReleaseId> {
+        self.from.as_ref().filter(|_| self.watch.is_some_and(|watch| watch.dead_man))
+    }
+
     /// Returns the effects of the first attempt in order: what a dry run shows.
     #[must_use]
     pub fn effects(&self) -> Vec<Effect> {
         let Some(release) = self.candidates.first() else { return Vec::new() };
-        let mut effects = vec![Effect::UnitsStopped { units: self.units.iter().rev().cloned().collect() }];
+        let mut effects: Vec<Effect> =
+            self.armed().into_iter().map(|release| Effect::DeadManArmed { release: release.clone() }).collect();
+        effects.push(Effect::UnitsStopped { units: self.units.iter().rev().cloned().collect() });
         if self.configuration {
             effects.push(Effect::ConfigurationLinked { release: release.clone() });
         }

@@ -19,6 +19,18 @@ pub struct Policy {
     pub auto: bool,
     /// What is done when `current` was switched by another hand.
     pub external: ExternalDeploys,
+    /// Whether a dead-man's switch stands behind the watch of a deploy.
+    pub dead_man: DeadManSwitch,
+}
+
+/// Whether a dead-man's switch stands behind the watch of a deploy that goes back by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeadManSwitch {
+    /// It is armed before anything is touched.
+    Armed,
+    /// There is none.
+    Off,
 }
 
 /// What is done when `current` was switched by another hand.
@@ -44,6 +56,7 @@ impl Default for Policy {
             watch_ms: 300_000,
             auto: true,
             external: ExternalDeploys::Watch,
+            dead_man: DeadManSwitch::Armed,
         }
     }
 }

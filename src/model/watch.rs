@@ -17,6 +17,9 @@ pub struct Watch {
     pub auto: bool,
     /// How long somebody has to confirm the release, from the begin of the watch; none when nobody needs to.
     pub confirm_ms: Option<u64>,
+    /// Whether a dead-man's switch is armed, which goes back without the agent when the watch does not end in time.
+    #[serde(default)]
+    pub dead_man: bool,
 }
 
 /// What a deploy says of its watch; what it leaves open the component's policy says.

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::{Component as Part, Path, PathBuf};
 
 use rollback::model::ids::{HostName, ReleaseId, UnitName};
-use rollback::model::policy::{ExternalDeploys, Policy, Timeouts};
+use rollback::model::policy::{DeadManSwitch, ExternalDeploys, Policy, Timeouts};
 use rollback::model::watch::{WATCH_MS_MAX, WATCH_MS_MIN};
 
 use super::file::{Table, Value};
@@ -84,6 +84,17 @@ fn tls(mut section: Section<'_>, configuration: &Path) -> Option<Tls> {
     Some(Tls { domain: domain?, authority: authority?, certificate: certificate?, key: key?, revocations })
 }
 
+/// Reads the policy of a component. The dead-man's switch is a timer of systemd, which takes back units of systemd.
+fn policy_of(section: &mut Section<'_>, base: &Policy, backend: Option<&Backend>) -> Policy {
+    let can = !matches!(backend, Some(Backend::Process { .. }));
+    let dead_man = if can { base.dead_man } else { DeadManSwitch::Off };
+    let policy = policy(section, &Policy { dead_man, ..base.clone() });
+    if policy.dead_man == DeadManSwitch::Armed && !can {
+        section.problem_hint("policy.dead_man", "systemd alone can keep it, and runs no process", "remove it");
+    }
+    policy
+}
+
 fn policy(parent: &mut Section<'_>, base: &Policy) -> Policy {
     let Some(mut section) = parent.table("policy") else { return base.clone() };
     let policy = Policy {
@@ -94,6 +105,11 @@ fn policy(parent: &mut Section<'_>, base: &Policy) -> Policy {
         watch_ms: section.millis("watch", WATCH_MS_MIN..=WATCH_MS_MAX).unwrap_or(base.watch_ms),
         auto: section.flag("automatic_rollback").unwrap_or(base.auto),
         external: external(&mut section).unwrap_or(base.external),
+        dead_man: match section.flag("dead_man") {
+            Some(true) => DeadManSwitch::Armed,
+            Some(false) => DeadManSwitch::Off,
+            None => base.dead_man,
+        },
     };
     section.finish();
     policy
@@ -128,7 +144,7 @@ pub(super) fn component(table: &Table, base: &Policy, paths: &Paths, problems: &
     let configuration = section.table("configuration").and_then(kept);
     let timeouts = timeouts(&mut section);
     let probes = probes::read(&mut section, &timeouts);
-    let policy = policy(&mut section, base);
+    let policy = policy_of(&mut section, base, backend.as_ref());
     let retain = section.integer("retain", RETAIN).unwrap_or(RETAIN_DEFAULT);
     entries_differ(&section, &releases, &current, configuration.as_ref());
     section.finish();

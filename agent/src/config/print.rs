@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use rollback::model::health::Weight;
-use rollback::model::policy::{ExternalDeploys, Policy};
+use rollback::model::policy::{DeadManSwitch, ExternalDeploys, Policy};
 use toml::Value;
 
 use super::Origins;
@@ -125,7 +125,7 @@ fn policy<'a>(page: &mut Page<'a>, policy: &Policy, agent: &'a KeyPlaces) {
         ExternalDeploys::Watch => "watch",
         ExternalDeploys::Note => "note",
     };
-    let values: [(&str, Value); 7] = [
+    let values: [(&str, Value); 8] = [
         ("fallbacks", i64::from(policy.fallbacks_max).into()),
         ("healthy_needs_force", policy.healthy_needs_force.into()),
         ("full_read", policy.full_read.into()),
@@ -133,6 +133,7 @@ fn policy<'a>(page: &mut Page<'a>, policy: &Policy, agent: &'a KeyPlaces) {
         ("watch", duration_text(policy.watch_ms).into()),
         ("automatic_rollback", policy.auto.into()),
         ("external_deploys", external.into()),
+        ("dead_man", (policy.dead_man == DeadManSwitch::Armed).into()),
     ];
     for (key, value) in values {
         let origin = format!("policy.{key}");

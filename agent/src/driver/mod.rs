@@ -4,6 +4,7 @@
 //! [`rollback::engine::recover`]'s. It makes the order of writes certain: the intent is durable before the first
 //! effect, the outcome is recorded after the last.
 
+mod dead_man;
 mod external;
 pub mod journal;
 mod registry;
@@ -31,7 +32,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Component, Settings};
 use crate::observe::{self, Depth};
-use crate::ports::{Clock, Facts, History, IntentJournal, PortError, Prober, Store, Units};
+use crate::ports::{Clock, DeadMan, Facts, History, IntentJournal, PortError, Prober, Store, Units};
 use registry::{Confirmation, Registry};
 pub use start::{Order, StartError};
 
@@ -55,6 +56,8 @@ pub struct Ports {
     pub clock: Arc<dyn Clock>,
     /// Facts about processes.
     pub facts: Arc<dyn Facts>,
+    /// The dead-man's switches.
+    pub dead_man: Arc<dyn DeadMan>,
 }
 
 /// An operation as it stands, with what is being done now.

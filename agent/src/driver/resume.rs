@@ -183,6 +183,10 @@ impl Driver {
             Err(error) => return vec![Chain(&error).to_string()],
         };
         let mut problems = Vec::new();
+        if slots.iter().all(Result::is_ok) {
+            let known: Vec<Operation> = slots.iter().flatten().cloned().collect();
+            self.disarm_strays(&known).await;
+        }
         for slot in slots {
             match slot {
                 Ok(operation) => problems.extend(self.converge_one(operation).await),
@@ -197,6 +201,7 @@ impl Driver {
         if self.is_recorded(id).await {
             return self.free(id).await;
         }
+        let operation = if self.has_fired(&operation).await { self.disarm(operation).await } else { operation };
         let plan = &operation.plan;
         let Ok(component) = self.select(Some(&plan.component), Some(&plan.environment)) else {
             return Some(format!(
@@ -221,6 +226,10 @@ impl Driver {
         tracing::warn!(operation = %id, "was interrupted; `current` {}", rollback::explain::current(&current));
         match recover(operation, &current, &integrity) {
             Recovery::Finish(ended) | Recovery::NeedsOperator(ended) => {
+                let ended = self.disarm(ended).await;
+                if ended.outcome().is_none() {
+                    return self.go_on(component, ended).await;
+                }
                 self.record_end(&ended, Vec::new()).await;
                 None
             }

@@ -37,10 +37,18 @@ impl Driver {
         self.forget_health(&component);
         let last_lines = self.last_lines(&component, &operation);
         let mut evidence = vec![self.evidence_before(&operation)];
-        let operation = self.steps(&component, operation, &mut orders, &mut evidence).await;
-        if operation.outcome().is_none() {
-            // The agent goes while the operation only waits: the intent stands, and the next agent takes it up.
-            return;
+        let mut operation = operation;
+        loop {
+            operation = self.steps(&component, operation, &mut orders, &mut evidence).await;
+            if operation.outcome().is_none() {
+                // The agent goes while the operation only waits: the intent stands, and the next agent takes it up.
+                return;
+            }
+            operation = self.disarm(operation).await;
+            if operation.outcome().is_some() {
+                break;
+            }
+            // The dead-man's switch has fired and was cut off: the agent does the rest.
         }
         if let Some(first) = evidence.first_mut() {
             first.journal = last_lines.await.unwrap_or_default();
@@ -65,6 +73,7 @@ impl Driver {
                 return engine::step::supersede(operation, by);
             }
             let waits = matches!(effect, Effect::Watched { .. } | Effect::Confirmed { .. });
+            let begins = waits && operation.watched.is_none();
             if waits {
                 operation = engine::step::begin_watch(operation, self.moment());
             }
@@ -76,6 +85,9 @@ impl Driver {
             if let Err(error) = blocking(move || journal.put(&current, waits)).await {
                 // The durable intent stands; recovery goes by observation, so a lost phase costs only a repetition.
                 tracing::warn!(operation = %operation.id, "{}", Chain(&error));
+            }
+            if begins {
+                self.arm_again(component, &operation).await;
             }
             let attempt = operation.attempt;
             let step = if waits {
@@ -108,6 +120,7 @@ impl Driver {
         let (began_at, began) = (ports.clock.now(), ports.clock.boottime());
         let timeouts = operation.plan.timeouts;
         let done = match &effect {
+            Effect::DeadManArmed { .. } => self.arm(component, operation).await,
             Effect::UnitsStopped { units } => {
                 ports.units.stop(component, units, Duration::from_millis(timeouts.stop_ms)).await
             }
@@ -219,6 +232,9 @@ impl Driver {
         };
         if let Err(error) = freed {
             tracing::error!(operation = %operation.id, "{}", Chain(&error));
+        }
+        if head.is_some() {
+            self.forget_fired(operation).await;
         }
         head
     }

@@ -146,6 +146,11 @@ impl Driver {
                 }
             };
             let (judged, _) = verdict::judge(&operation.plan.baseline, &health, &before);
+            if judged == Verdict::ReleaseBad && self.has_fired(operation).await {
+                return EffectEnd::Failed {
+                    error: "its watch did not end: the dead-man's switch has fired".to_owned(),
+                };
+            }
             if is_over || judged == Verdict::ReleaseBad {
                 return EffectEnd::Judged { verdict: judged, health };
             }

@@ -25,7 +25,7 @@ const BALLAST_BYTES: u64 = 4 * 1024 * 1024;
 /// second. A larger one would delay the start of the agent; its damage shows when a page is read.
 const CHECK_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
-/// Bytes of the write-ahead log from which it is copied into the database: SQLite's own default of 1,000 pages, but
+/// Bytes of the write-ahead log that are not copied yet, from which it is copied into the database: SQLite's own default of 1,000 pages, but
 /// between two calls instead of inside of one.
 const LOG_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
@@ -42,8 +42,10 @@ pub(crate) struct Condition {
     moved_aside: Option<String>,
     /// The ballast is gone because the disk was full.
     full: Option<String>,
-    /// The last attempt to use the database failed.
-    failing: Option<String>,
+    /// The last attempt to read it failed.
+    unreadable: Option<String>,
+    /// The last attempt to write it failed.
+    unwritable: Option<String>,
 }
 
 /// The condition, shared between the thread and those who ask.
@@ -53,7 +55,7 @@ impl Condition {
     /// Says everything that is wrong in one sentence; none when nothing is.
     pub(crate) fn sentence(condition: &SharedCondition) -> Option<String> {
         let condition = condition.lock().unwrap_or_else(PoisonError::into_inner);
-        let parts: Vec<&str> = [&condition.moved_aside, &condition.full, &condition.failing]
+        let parts: Vec<&str> = [&condition.moved_aside, &condition.full, &condition.unreadable, &condition.unwritable]
             .into_iter()
             .flatten()
             .map(String::as_str)
@@ -142,7 +144,7 @@ impl Database {
         work: impl Fn(&mut Connection) -> Result<T, WorkError>,
     ) -> Result<T, PortError> {
         let result = self.attempt(&work);
-        self.judge(attempt, result)
+        self.judge(attempt, result, |condition| &mut condition.unreadable)
     }
 
     /// Does work that must be stored: on a full disk once more without the ballast, on a damaged database once more
@@ -162,7 +164,7 @@ impl Database {
                 result = self.attempt(&work);
             }
         }
-        self.judge(attempt, result)
+        self.judge(attempt, result, |condition| &mut condition.unwritable)
     }
 
     /// Opens the database when it is not open; damage moves it aside, a full disk costs the ballast.
@@ -175,10 +177,10 @@ impl Database {
     /// Does what need not be done while somebody waits: copies the log into the database, restores the ballast.
     pub(crate) fn maintain(&mut self) {
         if let Some(connection) = &self.connection {
-            let log_bytes = std::fs::metadata(beside(&self.path, "-wal")).map_or(0, |log| log.len());
+            let waiting = uncopied_bytes(connection).unwrap_or(0);
             // On a full disk the log must not grow: once it is copied, the next record begins it anew in its place.
             let full = self.condition.lock().unwrap_or_else(PoisonError::into_inner).full.is_some();
-            if log_bytes >= LOG_BYTES_MAX || full {
+            if waiting >= LOG_BYTES_MAX || (full && waiting > 0) {
                 // A reader may hold the log; the next time will do.
                 connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).ok();
             }
@@ -203,18 +205,23 @@ impl Database {
         }
     }
 
-    /// Keeps the condition, and turns the error into the driver's.
-    fn judge<T>(&mut self, attempt: &str, result: Result<T, WorkError>) -> Result<T, PortError> {
+    /// Keeps the condition in the place where work of that kind has it, and turns the error into the driver's.
+    fn judge<T>(
+        &mut self,
+        attempt: &str,
+        result: Result<T, WorkError>,
+        failing: impl Fn(&mut Condition) -> &mut Option<String>,
+    ) -> Result<T, PortError> {
         let mut condition = self.condition.lock().unwrap_or_else(PoisonError::into_inner);
         let error = match result {
             Ok(value) => {
-                condition.failing = None;
+                *failing(&mut condition) = None;
                 return Ok(value);
             }
             Err(error) => error,
         };
         let cause = rollback::chain::Chain(&error).to_string();
-        condition.failing = Some(format!("the history cannot be used: cannot {attempt}: {cause}"));
+        *failing(&mut condition) = Some(format!("the history cannot be used: cannot {attempt}: {cause}"));
         drop(condition);
         let attempt = format!("cannot {attempt} in {}", self.path.display());
         if error.is_unconfirmed() {
@@ -309,6 +316,15 @@ impl Database {
     }
 }
 
+/// Tells how much of the log is not in the database yet. The log's file does not tell: once all is copied the log begins
+/// anew in its place, and the file keeps its length.
+fn uncopied_bytes(connection: &Connection) -> rusqlite::Result<u64> {
+    let page: i64 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
+    let frames = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
+    let (logged, copied) = connection.query_row("PRAGMA wal_checkpoint(NOOP)", [], frames)?;
+    Ok(u64::try_from((logged - copied) * page).unwrap_or(0))
+}
+
 /// Opens the database, checks it, brings it to this version; makes it and its directory when they are not there.
 fn open(path: &Path) -> Result<Connection, WorkError> {
     ensure_private(path)?;
@@ -375,4 +391,31 @@ fn free_bytes(path: &Path) -> Option<u64> {
 
 fn libc_offset(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_was_copied_is_not_copied_again_at_once() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut database = Database::new(&directory.path().join("history.db"), SharedCondition::default());
+        database.prepare();
+        let row = |connection: &mut Connection| {
+            connection.execute_batch("CREATE TABLE IF NOT EXISTS filler (bytes BLOB) STRICT")?;
+            Ok(connection.execute("INSERT INTO filler VALUES (zeroblob(262144))", [])?)
+        };
+        let waiting = |database: &Database| {
+            uncopied_bytes(database.connection.as_ref().expect("it is open")).expect("SQLite says")
+        };
+        let mut copies = 0;
+        for _ in 0..40 {
+            database.store("fill the log", row).expect("it is writable");
+            let before = waiting(&database);
+            database.maintain();
+            copies += usize::from(waiting(&database) < before);
+        }
+        assert_eq!(copies, 2, "ten MiB are copied when four are reached, twice");
+    }
 }

@@ -13,6 +13,7 @@ use rollback::model::ids::ReleaseId;
 
 use super::{beneath, store};
 use crate::config::{Component, ConfigurationFile, KeptConfiguration};
+use crate::durable;
 use crate::ports::PortError;
 
 /// Largest file of a configuration: a hundred times what people write by hand.
@@ -69,7 +70,7 @@ pub(super) fn freeze(
     let failed = |error| FreezeError::State(PortError::failed(attempt(), error));
     match std::fs::remove_dir_all(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        Ok(()) | Err(_) => store::make_directory(&temporary)?,
+        Ok(()) | Err(_) => durable::make_directory(&temporary)?,
     }
     for (name, bytes) in &files {
         let mut file = OpenOptions::new()
@@ -81,9 +82,9 @@ pub(super) fn freeze(
         file.write_all(bytes).map_err(failed)?;
         file.sync_all().map_err(|source| PortError::Durability { attempt: attempt(), source })?;
     }
-    store::sync_directory(&temporary, attempt)?;
+    durable::sync_directory(&temporary, attempt)?;
     std::fs::rename(&temporary, &target).map_err(failed)?;
-    store::sync_directory(&parent, attempt)?;
+    durable::sync_directory(&parent, attempt)?;
     Ok(digest(files))
 }
 

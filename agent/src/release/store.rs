@@ -1,9 +1,9 @@
 //! Manifests and indexes in the state directory, and the judgement of a release by them.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::OpenOptions;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -16,6 +16,7 @@ use super::beneath;
 use super::digest::{self, Tree};
 use super::index::{self, Index};
 use crate::config::Component;
+use crate::durable;
 use crate::ports::PortError;
 
 /// Largest manifest: its texts are bounded to far less.
@@ -99,7 +100,7 @@ pub(super) fn write_manifest(component: &Component, manifest: &Manifest) -> Resu
     let name = format!("{}.json", manifest.id);
     let bytes = serde_json::to_vec_pretty(manifest)
         .map_err(|error| PortError::failed(format!("cannot write manifest `{name}`"), error))?;
-    write_state(&manifests_directory(component), &name, &bytes)
+    durable::write(&manifests_directory(component), &name, &bytes)
 }
 
 /// Removes manifest and index of a release. The index goes first: a manifest without one is written anew.
@@ -112,7 +113,7 @@ pub(super) fn remove_manifest(component: &Component, release: &ReleaseId) -> Res
             Ok(()) | Err(_) => {}
         }
     }
-    sync_directory(&directory, || format!("cannot forget release `{release}`"))
+    durable::sync_directory(&directory, || format!("cannot forget release `{release}`"))
 }
 
 /// Reads the bytes of a release's index.
@@ -128,7 +129,7 @@ fn index_path(component: &Component, release: &ReleaseId) -> PathBuf {
 pub(super) fn write_index(component: &Component, release: &ReleaseId, index: &Index<'_>) -> Result<(), PortError> {
     let name = format!("{release}.index");
     let bytes = index.encode().map_err(|error| PortError::failed(format!("cannot write index `{name}`"), error))?;
-    write_state(&manifests_directory(component), &name, &bytes)
+    durable::write(&manifests_directory(component), &name, &bytes)
 }
 
 fn read_state(path: &Path, bytes_max: u64) -> Result<Vec<u8>, StateError> {
@@ -142,43 +143,6 @@ fn read_state(path: &Path, bytes_max: u64) -> Result<Vec<u8>, StateError> {
         .open(path)
         .map_err(failed)?;
     beneath::read_regular(file.into(), bytes_max).map_err(failed)
-}
-
-/// Writes a file of the state directory: temporary file, fsync, rename, fsync of the directory.
-///
-/// The temporary name is fixed, so a crash leaves at most one, which the next write takes over.
-pub(super) fn write_state(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), PortError> {
-    let path = directory.join(name);
-    let attempt = || format!("cannot write `{}`", path.display());
-    let temporary = directory.join(format!(".{name}.tmp"));
-    make_directory(directory)?;
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
-        .open(&temporary)
-        .map_err(|error| PortError::failed(attempt(), error))?;
-    file.write_all(bytes).map_err(|error| PortError::failed(attempt(), error))?;
-    file.sync_all().map_err(|source| PortError::Durability { attempt: attempt(), source })?;
-    std::fs::rename(&temporary, &path).map_err(|error| PortError::failed(attempt(), error))?;
-    sync_directory(directory, attempt)
-}
-
-/// Makes a directory of the state directory, and those above it, for the agent's eyes only.
-pub(super) fn make_directory(directory: &Path) -> Result<(), PortError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .map_err(|error| PortError::failed(format!("cannot make directory `{}`", directory.display()), error))
-}
-
-/// Flushes a directory.
-pub(super) fn sync_directory(directory: &Path, attempt: impl Fn() -> String) -> Result<(), PortError> {
-    let opened = File::open(directory).map_err(|error| PortError::failed(attempt(), error))?;
-    opened.sync_all().map_err(|source| PortError::Durability { attempt: attempt(), source })
 }
 
 /// Opens the component's root.

@@ -4,10 +4,14 @@ use super::step::{done, ends, told};
 use super::{at, id, observed, operation_id, request};
 use crate::engine::plan::{external, plan};
 use crate::engine::recover::{Recovery, recover};
-use crate::engine::step::{begin, begin_external, begin_watch, condemned, confirm, step};
+use crate::engine::step::{
+    begin, begin_external, begin_watch, condemned, confirm, fired, next_effect, step, supersede,
+};
+use crate::model::effect::{Effect, EffectEnd};
 use crate::model::health::Verdict;
 use crate::model::host::{Current, Lease};
-use crate::model::operation::{Destination, Operation, OperationType, Outcome, Phase, Request, Trigger};
+use crate::model::operation::{Destination, Operation, OperationType, Outcome, Phase, Request, Step, Trigger};
+use crate::model::policy::DeadManSwitch;
 use crate::model::refusal::Refusal;
 use crate::model::release::Integrity;
 use crate::model::watch::{Moment, Watch, WatchTerms};
@@ -34,7 +38,7 @@ fn moment() -> Moment {
 
 #[test]
 fn every_phase_from_the_verification_on_follows_the_table() {
-    let watch = |auto, confirm_ms| Watch { lasts_ms: 1_000, auto, confirm_ms };
+    let watch = |auto, confirm_ms| Watch { lasts_ms: 1_000, auto, confirm_ms, dead_man: false };
     let modes = [watch(true, None), watch(false, None), watch(true, Some(1_000)), watch(false, Some(1_000))];
     // Phase, ends, then: automatic · not automatic · automatic, to be confirmed · not automatic, to be confirmed.
     let table = [
@@ -71,10 +75,10 @@ fn a_deploy_has_one_candidate_and_needs_no_reason() {
     let made = plan(&deploy_of("r3"), &host, at(5_000)).expect("it is planned");
     assert_eq!((made.operation_type, &made.from), (OperationType::Deploy, &Some(id("r2"))));
     assert_eq!(made.candidates, [id("r3")]);
-    assert_eq!(made.watch, Some(Watch { lasts_ms: 300_000, auto: true, confirm_ms: None }));
+    assert_eq!(made.watch, Some(Watch { lasts_ms: 300_000, auto: true, confirm_ms: None, dead_man: true }));
     let terms = WatchTerms { lasts_ms: Some(60_000), auto: Some(false), confirm_ms: Some(2_000) };
     let made = plan(&Request { deploy: Some(terms), ..deploy_of("r3") }, &host, at(5_000)).expect("it is planned");
-    assert_eq!(made.watch, Some(Watch { lasts_ms: 60_000, auto: false, confirm_ms: Some(2_000) }));
+    assert_eq!(made.watch, Some(Watch { lasts_ms: 60_000, auto: false, confirm_ms: Some(2_000), dead_man: true }));
 }
 
 #[test]
@@ -115,14 +119,21 @@ fn another_hand_is_watched_from_where_it_is() {
     let host = observed("1g 2g 3", "12", "3");
     let plan = external(&deploy_of("r3"), &host, Some(id("r2")), at(5_000)).expect("it is planned");
     let operation = begin_external(plan, "local:another-hand".to_owned(), at(6_000));
-    assert_eq!((operation.trigger, told(&operation)), (Trigger::External, "watch r3".to_owned()));
+    assert_eq!((operation.trigger, told(&operation)), (Trigger::External, "arm r3".to_owned()));
+    // Without the switch it is watched all the same.
+    for (_, end) in ends() {
+        let armed = done(&operation, end);
+        assert_eq!(told(&step(operation.clone(), armed)), "watch r3");
+    }
+    let armed = done(&operation, EffectEnd::Ensured);
+    let operation = step(operation, armed);
     let bad = done(&operation, super::step::judged(Verdict::ReleaseBad, true));
     assert_eq!(told(&step(operation, bad)), "stop r2");
 }
 
 #[test]
 fn the_first_begin_and_the_first_confirmation_count() {
-    let operation = deploy(Watch { lasts_ms: 1, auto: true, confirm_ms: None });
+    let operation = deploy(Watch { lasts_ms: 1, auto: true, confirm_ms: None, dead_man: false });
     assert_eq!(confirm(operation.clone(), "alice".to_owned()), operation, "there is no watch yet");
     let begun = begin_watch(operation, moment());
     let later = Moment { since_boot_ms: 9, ..moment() };
@@ -133,7 +144,7 @@ fn the_first_begin_and_the_first_confirmation_count() {
 
 #[test]
 fn what_fails_its_watch_is_quarantined_and_what_could_not_be_judged_is_not() {
-    let watch = Watch { lasts_ms: 1_000, auto: true, confirm_ms: None };
+    let watch = Watch { lasts_ms: 1_000, auto: true, confirm_ms: None, dead_man: false };
     for (phase, verdict, condemned_for) in [
         (Phase::Verifying, Verdict::ReleaseBad, Some("verifying `r3`: probe `http` fails: HTTP 500")),
         (Phase::Watching, Verdict::ReleaseBad, Some("watching `r3`: probe `http` fails: HTTP 500")),
@@ -156,7 +167,10 @@ fn what_fails_its_watch_is_quarantined_and_what_could_not_be_judged_is_not() {
 
 #[test]
 fn a_watch_from_which_another_hand_has_gone_on_is_over() {
-    let waiting = Operation { phase: Phase::Watching, ..deploy(Watch { lasts_ms: 1, auto: true, confirm_ms: None }) };
+    let waiting = Operation {
+        phase: Phase::Watching,
+        ..deploy(Watch { lasts_ms: 1, auto: true, confirm_ms: None, dead_man: false })
+    };
     let intact = Integrity::Intact { read_at: at(1) };
     let Recovery::Finish(ended) = recover(waiting, &Current::Release(id("r1")), &intact) else {
         panic!("there is nothing left to watch")
@@ -164,4 +178,74 @@ fn a_watch_from_which_another_hand_has_gone_on_is_over() {
     let Some(Outcome::Unverified { release, cause, .. }) = ended.outcome() else { panic!("{:?}", ended.phase) };
     assert_eq!(*release, id("r1"));
     assert_eq!(cause, "its watch did not end: `current` leads to release `r1`");
+}
+
+#[test]
+fn a_deploy_is_armed_first_and_not_begun_when_that_fails() {
+    let plan = plan(&deploy_of("r3"), &observed("1g 2g 3", "12", "2"), at(5_000)).expect("it is planned");
+    assert_eq!(plan.effects().first(), Some(&Effect::DeadManArmed { release: id("r2") }));
+    let operation = begin(plan, Trigger::Manual, "local:uid=0".to_owned(), at(6_000));
+    assert_eq!(next_effect(&operation), Some(Effect::DeadManArmed { release: id("r2") }));
+    for (name, end) in ends() {
+        let armed = done(&operation, end);
+        let expected = if name == "ensured" { "stop r3" } else { "BACK r2" };
+        assert_eq!(told(&step(operation.clone(), armed)), expected, "{name}");
+    }
+    for current in ["r2", "r3"] {
+        let intact = Integrity::Intact { read_at: at(1) };
+        let recovery = recover(operation.clone(), &Current::Release(id(current)), &intact);
+        assert!(matches!(&recovery, Recovery::Resume(again) if again.phase == Phase::Arming), "{recovery:?}");
+    }
+}
+
+#[test]
+fn what_does_not_go_back_by_itself_is_not_armed() {
+    let mut host = observed("1g 2g 3", "12", "2");
+    let armed = |host: &_, auto, confirm_ms| {
+        let terms = WatchTerms { lasts_ms: None, auto: Some(auto), confirm_ms };
+        let plan = plan(&Request { deploy: Some(terms), ..deploy_of("r3") }, host, at(5_000)).expect("it is planned");
+        plan.armed().is_some()
+    };
+    assert_eq!(
+        [armed(&host, true, None), armed(&host, false, None), armed(&host, false, Some(2_000))],
+        [true, false, true]
+    );
+    host.policy.dead_man = DeadManSwitch::Off;
+    assert!(!armed(&host, true, None));
+    let mut nothing_to_put_back = deploy(Watch { lasts_ms: 1, auto: true, confirm_ms: None, dead_man: true });
+    nothing_to_put_back.plan.from = None;
+    assert_eq!(nothing_to_put_back.plan.armed(), None);
+}
+
+#[test]
+fn a_switch_that_fired_ends_what_it_brought_back_and_the_agent_does_the_rest() {
+    let watched = Watch { lasts_ms: 1_000, auto: true, confirm_ms: None, dead_man: true };
+    let waiting = Operation { phase: Phase::Watching, ..deploy(watched) };
+    let took = |end| Step {
+        effect: Effect::CurrentLinked { release: id("r2") },
+        began_at: at(7_000),
+        duration_us: 1,
+        end,
+        recovered: false,
+    };
+    let failed = EffectEnd::Failed { error: "no space".to_owned() };
+    for (steps, expected) in [
+        (vec![took(EffectEnd::Ensured)], "BACK r2"),
+        (vec![took(EffectEnd::Ensured), took(failed)], "stop r2"),
+        (Vec::new(), "stop r2"),
+    ] {
+        let after = fired(waiting.clone(), at(7_000), steps);
+        assert_eq!(told(&after), expected);
+        assert!(condemned(&after).is_none(), "that the agent was dead proves nothing against the release");
+        let judged_meanwhile =
+            Operation { phase: Phase::Ended { outcome: Outcome::Done { release: id("r3") } }, ..waiting.clone() };
+        assert_ne!(told(&fired(judged_meanwhile, at(7_000), Vec::new())), "DONE r3", "it does not run any more");
+    }
+    let ended = fired(waiting.clone(), at(7_000), vec![took(EffectEnd::Ensured)]);
+    let Some(Outcome::PutBack { cause, .. }) = ended.outcome() else { panic!("{:?}", ended.phase) };
+    let told_why = "watching `r3`: the watch had not ended by its deadline, and the dead-man's switch went back";
+    assert_eq!(cause, told_why);
+    assert_eq!(fired(ended.clone(), at(8_000), Vec::new()), ended);
+    let superseded = supersede(waiting, operation_id(7));
+    assert_eq!(fired(superseded.clone(), at(8_000), Vec::new()), superseded);
 }

@@ -8,13 +8,13 @@ use proptest::prelude::*;
 use super::step::{done, judged};
 use super::{at, operation};
 use crate::engine::recover::{RECOVERIES_MAX, Recovery, recover};
-use crate::engine::step::{next_effect, step};
+use crate::engine::step::{begin, next_effect, step};
 use crate::engine::verdict::is_healthy;
 use crate::model::effect::{Effect, EffectEnd};
 use crate::model::health::Verdict;
 use crate::model::host::Current;
 use crate::model::ids::ReleaseId;
-use crate::model::operation::{Operation, Outcome};
+use crate::model::operation::{Operation, Outcome, Phase};
 use crate::model::release::Integrity;
 use crate::model::watch::Watch;
 
@@ -75,7 +75,10 @@ impl Host {
             Effect::CurrentLinked { release } => self.link = Some(release.clone()),
             // A unit that runs already is left alone, whatever the link says by now.
             Effect::UnitsStarted { .. } => self.runs = self.runs.take().or_else(|| self.link.clone()),
-            Effect::Verified { .. } | Effect::Watched { .. } | Effect::Confirmed { .. } => {}
+            Effect::DeadManArmed { .. }
+            | Effect::Verified { .. }
+            | Effect::Watched { .. }
+            | Effect::Confirmed { .. } => {}
         }
     }
 
@@ -143,7 +146,8 @@ impl Host {
                 Some(EffectEnd::Failed { error: "not confirmed".to_owned() })
             }
             (
-                Effect::UnitsStopped { .. }
+                Effect::DeadManArmed { .. }
+                | Effect::UnitsStopped { .. }
                 | Effect::ConfigurationLinked { .. }
                 | Effect::CurrentLinked { .. }
                 | Effect::UnitsStarted { .. }
@@ -164,8 +168,8 @@ fn run(mut operation: Operation, actions: &[Action], recover: Recoverer) -> Resu
     let from = operation.plan.from.clone();
     let mut host = Host { link: from.clone(), configuration: from.clone(), runs: from };
     let mut actions = actions.iter().copied();
-    // Each attempt has at most seven effects, and each recovery can begin one attempt anew.
-    let bound = 7 * (operation.plan.candidates.len() + 1 + usize::try_from(RECOVERIES_MAX).expect("small")) * 2;
+    // Each attempt has at most eight effects, and each recovery can begin one attempt anew.
+    let bound = 8 * (operation.plan.candidates.len() + 1 + usize::try_from(RECOVERIES_MAX).expect("small")) * 2;
     for _ in 0..bound {
         let Some(effect) = next_effect(&operation) else { return Ok((operation, host)) };
         let action = actions.next().unwrap_or(Action::Works);
@@ -220,6 +224,11 @@ fn lie(operation: &Operation, host: &Host) -> Option<String> {
     (!(is_linked && is_run)).then(|| format!("{outcome:?}, but {host:?}"))
 }
 
+/// Where an operation with that plan begins.
+fn begun_at(operation: &Operation) -> Phase {
+    begin(operation.plan.clone(), operation.trigger, operation.actor.clone(), operation.accepted_at).phase
+}
+
 /// Every kind of operation: one or two candidates, with or without a release to put back, baseline and configuration;
 /// and deploys, which are watched and confirmed.
 fn kinds() -> Vec<Operation> {
@@ -232,8 +241,8 @@ fn kinds() -> Vec<Operation> {
                 kinds.push(kind);
             }
             let mut deploy = operation(&["r2"], from, true);
-            deploy.plan.watch = Some(Watch { lasts_ms: 1_000, auto: true, confirm_ms: Some(1_000) });
-            kinds.push(deploy);
+            deploy.plan.watch = Some(Watch { lasts_ms: 1_000, auto: true, confirm_ms: Some(1_000), dead_man: true });
+            kinds.push(Operation { phase: begun_at(&deploy), ..deploy });
         }
     }
     kinds

@@ -23,6 +23,7 @@ fn told(recovery: &Recovery) -> String {
     match operation.phase {
         Phase::Stopping => format!("{word} stop {trying}"),
         Phase::Starting => format!("{word} start {trying}"),
+        Phase::Arming => format!("{word} arm {trying}"),
         Phase::LinkingConfiguration
         | Phase::Switching
         | Phase::Verifying

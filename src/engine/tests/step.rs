@@ -43,6 +43,7 @@ fn attempts() -> Vec<Operation> {
 pub(super) fn told(operation: &Operation) -> String {
     let trying = operation.trying().map(ToString::to_string).unwrap_or_default();
     match &operation.phase {
+        Phase::Arming => format!("arm {trying}"),
         Phase::Stopping => format!("stop {trying}"),
         Phase::LinkingConfiguration => format!("config {trying}"),
         Phase::Switching => format!("switch {trying}"),
@@ -132,7 +133,8 @@ fn the_run_performs_what_the_dry_run_shows() {
         while let Some(effect) = next_effect(&operation) {
             let end = match effect {
                 Effect::Verified { .. } | Effect::Watched { .. } => judged(Verdict::Passing, true),
-                Effect::UnitsStopped { .. }
+                Effect::DeadManArmed { .. }
+                | Effect::UnitsStopped { .. }
                 | Effect::ConfigurationLinked { .. }
                 | Effect::CurrentLinked { .. }
                 | Effect::UnitsStarted { .. }
