@@ -74,6 +74,10 @@ pub fn hints(refusal: &Refusal) -> Vec<String> {
             "`rbctl releases` shows the state of each release",
             "`--to ID --force` goes to a release that is intact but quarantined or never verified",
         ],
+        Refusal::TargetUnfit { unfit: Unfit::BelowFloor { .. }, .. } => &[
+            "choose a newer release: `rbctl releases` lists them",
+            "the role break-glass passes the floor with `--force`, and so does root: `rbctl --local`",
+        ],
         Refusal::TargetUnfit { forceable: true, .. } => &["`--force` overrides this and is recorded"],
         Refusal::TargetUnfit { forceable: false, .. } => &["choose another release: `rbctl releases` lists them"],
         Refusal::ReasonNeeded { .. } => &["say why: `--reason TEXT`"],
@@ -113,6 +117,10 @@ pub fn unfit(unfit: &Unfit) -> String {
         Unfit::Damaged { differences, more } => format!("is damaged: {}", damage(differences, *more)),
         Unfit::IntegrityUnknown { cause } => format!("cannot be proved intact: {cause}"),
         Unfit::ConfigurationMissing { cause } => format!("has no configuration to go back with: {cause}"),
+        Unfit::BelowFloor { version: Some(version), floor } => {
+            format!("has version {version}, below the floor {floor}")
+        }
+        Unfit::BelowFloor { version: None, floor } => format!("has no version, and the floor is {floor}"),
         Unfit::Gone => "is gone from the disk".to_owned(),
     }
 }

@@ -42,6 +42,8 @@ const SYSTEMD: &str = "/run/systemd/system";
 const DRAIN_LIMIT: Duration = Duration::from_secs(75);
 /// How often new release directories are looked for: a deploy by another hand is listed within this time.
 const ADOPT_INTERVAL: Duration = Duration::from_secs(30);
+/// How often retention looks without an operation before it: what it removes is days old.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(3_600);
 /// How often the status text is renewed when no watchdog asks for more.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 /// Reports of denied peers that wait for the history; more are counted, not kept.
@@ -259,6 +261,7 @@ impl App {
         let beat = sd_notify::watchdog_enabled().map_or(STATUS_INTERVAL, |limit| limit / 3).min(STATUS_INTERVAL);
         let mut beats = tokio::time::interval(beat);
         let mut operations = self.driver.follow_all();
+        let mut prune = tokio::time::interval(PRUNE_INTERVAL);
         adopt.tick().await;
         notify(&[sd_notify::NotifyState::Ready]);
         loop {
@@ -269,6 +272,11 @@ impl App {
                 Some(()) = changes.recv() => { self.reload().await; switches = self.watch_links(); }
                 Some(()) = next(&mut switches) => self.look.notify_one(),
                 _ = adopt.tick() => self.look.notify_one(),
+                _ = prune.tick() => {
+                    // Removing files may take long, and nobody waits for it.
+                    let driver = self.driver.clone();
+                    drop(tokio::spawn(async move { driver.prune_all().await }));
+                }
                 _ = beats.tick() => self.beat().await,
                 _ = operations.recv() => { self.itself.audit.wake(); self.beat().await; }
             }

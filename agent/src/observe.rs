@@ -99,6 +99,7 @@ pub(crate) async fn observe(
         lease: None,
         policy: component.policy.clone(),
         timeouts: component.timeouts,
+        automatic_rollbacks: 0,
     })
 }
 
@@ -130,8 +131,7 @@ pub(crate) fn remembered(manifest: Manifest, found: OnDisk, memory: &Memory) -> 
     ObservedRelease {
         good_since: memory.good.iter().find(|(digest, _)| *digest == tree).map(|(_, since)| *since),
         quarantine: memory.quarantines.iter().find(|(digest, _)| *digest == tree).map(|(_, q)| q.clone()),
-        // Nothing pins a release yet: retention comes with deploys.
-        pinned: false,
+        pinned: memory.pins.contains(&manifest.id),
         manifest,
         integrity: found.0,
         configuration: found.1,

@@ -95,6 +95,18 @@ pub trait Store: Send + Sync {
     /// When the state directory cannot be written.
     fn forget(&self, component: &Component, release: &ReleaseId) -> Result<(), PortError>;
 
+    /// Removes a release and what was recorded of it. `current` must not lead there, and no operation may need it.
+    ///
+    /// Its name goes in one step, so a crash leaves the whole release or none; what is left of its files then has a
+    /// hidden name and goes with the next removal.
+    ///
+    /// # Errors
+    /// When `current` leads there, or the disk fails.
+    fn remove(&self, component: &Component, release: &ReleaseId) -> Result<(), PortError>;
+
+    /// Tells whether the disk of the releases is short of space or inodes.
+    fn is_short(&self, component: &Component) -> bool;
+
     /// Judges a release by a stat of every entry; what moved is read and compared, and recorded anew when it stands.
     fn check(&self, component: &Component, release: &ReleaseId, now: Timestamp) -> Integrity;
 
@@ -260,6 +272,8 @@ pub struct Memory {
     pub good: Vec<(Digest, Timestamp)>,
     /// The digests that may not be activated.
     pub quarantines: Vec<(Digest, Quarantine)>,
+    /// The releases that retention must keep.
+    pub pins: Vec<ReleaseId>,
 }
 
 /// What a check of the whole chain found.

@@ -57,6 +57,8 @@ impl TryFrom<v1::Request> for Request {
             force: request.force,
             reason: text_or_none("reason", &request.reason)?,
             deploy: request.deploy.map(TryInto::try_into).transpose()?,
+            // Said by the agent, of who calls.
+            break_glass: false,
         })
     }
 }

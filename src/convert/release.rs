@@ -96,6 +96,10 @@ impl From<Unfit> for v1::Unfit {
                 Unfit::Damaged { differences, more } => Why::Damaged(damage_out(differences, more)),
                 Unfit::IntegrityUnknown { cause } => Why::IntegrityUnknown(cause),
                 Unfit::ConfigurationMissing { cause } => Why::ConfigurationMissing(cause),
+                Unfit::BelowFloor { version, floor } => Why::BelowFloor(v1::BelowFloor {
+                    version: version.map(|version| version.to_string()).unwrap_or_default(),
+                    floor: floor.to_string(),
+                }),
                 Unfit::Gone => Why::Gone(v1::Empty {}),
             }),
         }
@@ -121,6 +125,10 @@ impl TryFrom<v1::Unfit> for Unfit {
             }
             Why::IntegrityUnknown(cause) => Self::IntegrityUnknown { cause },
             Why::ConfigurationMissing(cause) => Self::ConfigurationMissing { cause },
+            Why::BelowFloor(below) => Self::BelowFloor {
+                version: if below.version.is_empty() { None } else { Some(name("version", &below.version)?) },
+                floor: name("floor", &below.floor)?,
+            },
             Why::Gone(v1::Empty {}) => Self::Gone,
         })
     }

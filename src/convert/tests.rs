@@ -158,7 +158,7 @@ prop_compose! {
         deploy in option::of(terms()),
     ) -> Request {
         let to = to.map_or(Destination::Previous, Destination::Named);
-        Request { operation, component, environment, to, urgency, force, reason, deploy }
+        Request { operation, component, environment, to, urgency, force, reason, deploy, break_glass: false }
     }
 }
 
@@ -188,6 +188,8 @@ fn passed_over() -> impl Strategy<Value = PassedOver> {
         Just(Unfit::NeverVerified),
         Just(Unfit::Gone),
         (words(), words(), time()).prop_map(|(reason, by, since)| Unfit::Quarantined { reason, by, since }),
+        (option::of(parsed::<Version>("[0-9][0-9.]{0,5}")), parsed::<Version>("[0-9][0-9.]{0,5}"))
+            .prop_map(|(version, floor)| Unfit::BelowFloor { version, floor }),
         (few(difference()), any::<u64>()).prop_map(|(differences, more)| Unfit::Damaged { differences, more }),
         words().prop_map(|cause| Unfit::IntegrityUnknown { cause }),
         words().prop_map(|cause| Unfit::ConfigurationMissing { cause }),

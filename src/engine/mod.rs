@@ -5,15 +5,18 @@
 //! - [`plan`]: what an operation would do, or why it is refused; [`guard`] has the checks, [`target`] the choice.
 //! - [`step`]: what comes next after an effect has ended.
 //! - [`recover`]: how an interrupted operation goes on.
+//! - [`retain`]: which releases are removed; [`floor`]: which are too old.
 //! - [`verdict`]: whether a release is well, relative to what was there before it.
 //! - [`history`] and [`stats`]: what is told of operations afterwards.
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
+pub mod floor;
 pub mod guard;
 pub mod history;
 pub mod plan;
 pub mod recover;
+pub mod retain;
 pub mod stats;
 pub mod step;
 pub mod target;

@@ -49,9 +49,9 @@ pub fn external(
     Ok(Plan { from, ..made(request, observed, choice, None, now)? })
 }
 
-/// Fills in what a deploy leaves open about its watch.
-fn watch(terms: WatchTerms, policy: &Policy) -> Watch {
-    let auto = terms.auto.unwrap_or(policy.auto);
+/// Fills in what a deploy leaves open about its watch. Who asks for the automatic rollback has it, also past its limit.
+fn watch(terms: WatchTerms, policy: &Policy, is_spent: bool) -> Watch {
+    let auto = terms.auto.unwrap_or(policy.auto && !is_spent);
     Watch {
         lasts_ms: terms.lasts_ms.unwrap_or(policy.watch_ms),
         auto,
@@ -73,11 +73,21 @@ fn made(
     };
     let mut warnings = choice.warnings;
     warnings.extend(host_warnings(observed, takes_over));
+    let limit = observed.policy.limit;
+    let is_spent = observed.automatic_rollbacks >= limit.count_max;
+    let watch = request.deploy.map(|terms| watch(terms, &observed.policy, is_spent));
+    if is_spent && watch.is_some_and(|watch| !watch.auto) {
+        let count = observed.automatic_rollbacks;
+        warnings.push(format!(
+            "the agent went back by itself {count} times within {} s: what fails now stays until somebody decides",
+            limit.window_secs
+        ));
+    }
     let facts = facts(observed);
     let mut candidates = vec![choice.target];
     candidates.extend(choice.fallbacks);
     Ok(Plan {
-        watch: request.deploy.map(|terms| watch(terms, &observed.policy)),
+        watch,
         request: request.clone(),
         host: observed.host.clone(),
         component: observed.name.clone(),
@@ -121,7 +131,7 @@ pub fn facts(observed: &ObservedComponent) -> Vec<Fact> {
         "policy".to_owned(),
         format!(
             "{} fallbacks, healthy needs force: {}, full read: {}, lease {} s, watch {} ms, automatic: {}, \
-             dead-man's switch {}, {}",
+             dead-man's switch {}, floor {}, {}",
             policy.fallbacks_max,
             policy.healthy_needs_force,
             policy.full_read,
@@ -132,6 +142,7 @@ pub fn facts(observed: &ObservedComponent) -> Vec<Fact> {
                 DeadManSwitch::Armed => "armed",
                 DeadManSwitch::Off => "off",
             },
+            policy.floor.as_ref().map_or("none", |floor| floor.as_str()),
             match policy.external {
                 ExternalDeploys::Watch => "external deploys are watched",
                 ExternalDeploys::Note => "external deploys are noted",

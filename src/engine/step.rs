@@ -59,11 +59,27 @@ pub fn begin(plan: Plan, trigger: Trigger, actor: String, now: Timestamp) -> Ope
     }
 }
 
-/// Begins the watch of a release that another hand has made current: nothing is stopped or switched first.
+/// Begins the watch of a release that another hand has made current: nothing is stopped or switched first. What may not
+/// be activated is put back at once, when the watch goes back by itself; `forbidden` says why it may not.
 #[must_use]
-pub fn begin_external(plan: Plan, actor: String, now: Timestamp) -> Operation {
+pub fn begin_external(plan: Plan, actor: String, now: Timestamp, forbidden: Option<String>) -> Operation {
     let phase = if plan.armed().is_some() { Phase::Arming } else { Phase::Watching };
-    Operation { phase, ..begin(plan, Trigger::External, actor, now) }
+    let operation = Operation { phase, ..begin(plan, Trigger::External, actor, now) };
+    match (forbidden, operation.trying().cloned()) {
+        (Some(error), Some(release)) if operation.plan.watch.is_some_and(|watch| watch.auto) => Operation {
+            attempt: operation.plan.candidates.len(),
+            phase: Phase::Stopping,
+            steps: vec![Step {
+                effect: Effect::Watched { release },
+                began_at: now,
+                duration_us: 0,
+                end: EffectEnd::Failed { error },
+                recovered: false,
+            }],
+            ..operation
+        },
+        _ => operation,
+    }
 }
 
 /// Notes when the watch began; one that has begun already goes on.

@@ -3,9 +3,11 @@
 //! With a verified history only that history decides: neither a directory's name nor its time. What was left by going
 //! back comes last, so that going back twice goes further back instead of to and fro.
 
+use super::floor;
 use crate::model::host::{Configuration, Current, ObservedComponent, ObservedRelease};
 use crate::model::ids::ReleaseId;
 use crate::model::operation::{Destination, Request};
+use crate::model::policy::Policy;
 use crate::model::refusal::{PassedOver, Refusal, Unfit};
 use crate::model::release::{Integrity, Origin};
 
@@ -62,6 +64,14 @@ pub fn choose(request: &Request, observed: &ObservedComponent) -> Result<Choice,
     }
 }
 
+/// Lists the releases that a rollback would try now, the target first; none when there is nothing to go back to.
+#[must_use]
+pub fn fit(observed: &ObservedComponent) -> Vec<ReleaseId> {
+    let walk = Walk::of(observed);
+    let wanted = usize::try_from(observed.policy.fallbacks_max).unwrap_or(usize::MAX).saturating_add(1);
+    walk.fit(&walk.order, wanted).fit
+}
+
 /// The releases in the order in which they are considered, without the current one.
 struct Walk<'a> {
     observed: &'a ObservedComponent,
@@ -106,7 +116,10 @@ impl<'a> Walk<'a> {
     fn unfit(&self, id: &ReleaseId) -> Option<Unfit> {
         let Some(release) = self.observed.release(id) else { return Some(Unfit::Gone) };
         let never_verified = (self.verified && release.good_since.is_none()).then_some(Unfit::NeverVerified);
-        damage(release).or_else(|| quarantine(release)).or(never_verified)
+        damage(release)
+            .or_else(|| below_floor(release, &self.observed.policy))
+            .or_else(|| quarantine(release))
+            .or(never_verified)
     }
 
     fn warnings(&self, id: &ReleaseId) -> Vec<String> {
@@ -131,7 +144,10 @@ impl<'a> Walk<'a> {
             let unfit = if self.observed.current.release() == Some(release.id()) {
                 Unfit::IsCurrent
             } else {
-                damage(release).or_else(|| quarantine(release)).unwrap_or(Unfit::NeverVerified)
+                damage(release)
+                    .or_else(|| below_floor(release, &self.observed.policy))
+                    .or_else(|| quarantine(release))
+                    .unwrap_or(Unfit::NeverVerified)
             };
             passed_over.push(PassedOver { release: release.id().clone(), unfit });
         }
@@ -204,6 +220,13 @@ fn damage(release: &ObservedRelease) -> Option<Unfit> {
     }
 }
 
+/// Says that a release is too old for the policy; force alone does not pass this.
+fn below_floor(release: &ObservedRelease, policy: &Policy) -> Option<Unfit> {
+    let floor = policy.floor.clone()?;
+    let version = release.manifest.version.clone();
+    (!floor::is_above(version.as_ref(), &floor)).then_some(Unfit::BelowFloor { version, floor })
+}
+
 fn quarantine(release: &ObservedRelease) -> Option<Unfit> {
     release.quarantine.as_ref().map(|quarantine| Unfit::Quarantined {
         reason: quarantine.reason.to_string(),
@@ -253,6 +276,12 @@ fn accept(release: &ObservedRelease, request: &Request, walk: &Walk<'_>) -> Resu
         return Err(refused(unfit, false));
     }
     let mut warnings = Vec::new();
+    if let Some(unfit) = below_floor(release, &walk.observed.policy) {
+        if !(force && request.break_glass) {
+            return Err(refused(unfit, false));
+        }
+        warnings.push(format!("`{id}` {}, which was overridden by break-glass", crate::explain::unfit(&unfit)));
+    }
     if let Some(unfit) = quarantine(release) {
         if !force {
             return Err(refused(unfit, true));

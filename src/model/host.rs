@@ -131,6 +131,8 @@ pub struct ObservedComponent {
     pub policy: Policy,
     /// The time limits of the component.
     pub timeouts: Timeouts,
+    /// How often the agent went back by itself within the policy's window; 0 where it was not counted.
+    pub automatic_rollbacks: u32,
 }
 
 impl ObservedComponent {

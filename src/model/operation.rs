@@ -30,6 +30,9 @@ pub struct Request {
     pub reason: Option<Text>,
     /// For a deploy, what it says of its watch; none for a rollback.
     pub deploy: Option<WatchTerms>,
+    /// Whether who asks may pass a floor; the agent says so by the caller's role, never the request.
+    #[serde(default)]
+    pub break_glass: bool,
 }
 
 /// Where an operation goes to.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::ids::Version;
+
 /// Rules of one component for operations on it, with the defaults filled in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
@@ -21,6 +23,33 @@ pub struct Policy {
     pub external: ExternalDeploys,
     /// Whether a dead-man's switch stands behind the watch of a deploy.
     pub dead_man: DeadManSwitch,
+    /// The oldest version that may be activated; none when all may.
+    pub floor: Option<Version>,
+    /// What is kept.
+    pub retention: Retention,
+    /// How often the agent goes back by itself.
+    pub limit: AutomaticLimit,
+}
+
+/// How many releases are kept, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retention {
+    /// How many good ones, the running one included.
+    pub good_max: u32,
+    /// How long one that was never verified stays.
+    pub unverified_secs: u64,
+    /// Whether releases that were found on the host are removed as well.
+    pub adopted: bool,
+}
+
+/// How often the agent goes back by itself: past it an operator decides, so that whoever deploys again and again what fails
+/// is not fought for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AutomaticLimit {
+    /// How often.
+    pub count_max: u32,
+    /// Within which time.
+    pub window_secs: u64,
 }
 
 /// Whether a dead-man's switch stands behind the watch of a deploy that goes back by itself.
@@ -57,6 +86,12 @@ impl Default for Policy {
             auto: true,
             external: ExternalDeploys::Watch,
             dead_man: DeadManSwitch::Armed,
+            floor: None,
+            // Five good ones: a week of daily releases. What never ran for a month is forgotten by whoever made it. What
+            // the agent did not lay down somebody else may still need.
+            retention: Retention { good_max: 5, unverified_secs: 30 * 24 * 3_600, adopted: false },
+            // Three an hour: two in a row may be bad luck, the third is a tool that insists.
+            limit: AutomaticLimit { count_max: 3, window_secs: 3_600 },
         }
     }
 }

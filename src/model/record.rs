@@ -104,6 +104,36 @@ pub enum Record {
         /// By whom.
         actor: String,
     },
+    /// Somebody has said something of a release.
+    ReleaseMarked {
+        /// The component.
+        component: ComponentName,
+        /// Its environment.
+        environment: Environment,
+        /// The release.
+        release: ReleaseId,
+        /// Its digest.
+        tree: Digest,
+        /// What.
+        mark: Mark,
+        /// Why.
+        reason: Text,
+        /// By whom.
+        actor: String,
+    },
+    /// Retention has removed a release.
+    ReleaseRemoved {
+        /// The component.
+        component: ComponentName,
+        /// Its environment.
+        environment: Environment,
+        /// The release.
+        release: ReleaseId,
+        /// Its digest.
+        tree: Digest,
+        /// Why.
+        why: String,
+    },
     /// A release was found damaged.
     ReleaseDamaged {
         /// The component.
@@ -139,10 +169,26 @@ impl Record {
             Self::LeaseTakenOver { .. } => "lease.taken_over",
             Self::Quarantined { .. } => "quarantine.added",
             Self::QuarantineLifted { .. } => "quarantine.lifted",
+            Self::ReleaseMarked { mark: Mark::Blessed, .. } => "release.blessed",
+            Self::ReleaseMarked { mark: Mark::Pinned, .. } => "release.pinned",
+            Self::ReleaseMarked { mark: Mark::Unpinned, .. } => "release.unpinned",
+            Self::ReleaseRemoved { .. } => "release.removed",
             Self::ReleaseDamaged { .. } => "release.damaged",
             Self::ConfigurationReloaded { .. } => "configuration.reloaded",
         }
     }
+}
+
+/// What somebody says of a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mark {
+    /// It is good, although no watch says so.
+    Blessed,
+    /// Retention keeps it.
+    Pinned,
+    /// Retention may remove it again.
+    Unpinned,
 }
 
 /// A record with its place in the chain.

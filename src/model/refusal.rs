@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::health::UnitLoad;
 use super::host::{Current, Lease};
-use super::ids::{ComponentName, Environment, OperationId, ReleaseId, UnitName};
+use super::ids::{ComponentName, Environment, OperationId, ReleaseId, UnitName, Version};
 use super::release::Difference;
 
 /// Why a release cannot be the target, or was passed over.
@@ -41,6 +41,13 @@ pub enum Unfit {
     ConfigurationMissing {
         /// Why.
         cause: String,
+    },
+    /// It is older than the policy allows, or cannot be shown not to be.
+    BelowFloor {
+        /// Its version; none when it has none.
+        version: Option<Version>,
+        /// The floor.
+        floor: Version,
     },
     /// Its directory is gone.
     Gone,

@@ -36,6 +36,7 @@ pub(crate) fn operation(n: u64) -> Result<Operation, Fault> {
         force: false,
         reason: Some(Text::new("5xx since the deploy")?),
         deploy: None,
+        break_glass: false,
     };
     let (old, new): (ReleaseId, ReleaseId) = ("backup_20241111_120000".parse()?, "backup_20241112_153045".parse()?);
     let units: Vec<UnitName> = vec!["web.service".parse()?];

@@ -2,6 +2,9 @@
 
 #![expect(clippy::disallowed_methods, reason = "this suite installs files and starts programs")]
 
+#[path = "hosts/killed.rs"]
+mod killed;
+
 use std::path::PathBuf;
 use std::process::Output;
 use std::time::Duration;

@@ -3,11 +3,11 @@
 use rollback::model::digest::Digest;
 use rollback::model::ids::{ComponentName, Environment, ReleaseId};
 use rollback::model::operation::{Operation, Outcome, Trigger};
-use rollback::model::record::{ChainedRecord, Record};
+use rollback::model::record::{ChainedRecord, Mark, Record};
 use rollback::model::text::Text;
 
 /// The kinds of records with their message identifiers: random, never used for anything else, never changed.
-pub const MESSAGE_IDS: [(&str, &str); 12] = [
+pub const MESSAGE_IDS: [(&str, &str); 16] = [
     ("agent.started", "21e6d20034144d5894932a515eb2c270"),
     ("release.adopted", "6f8b9208efc84ec8a706249279832dec"),
     ("activation.found", "d4ba5c9045ac47058d5d760e50222d7a"),
@@ -20,6 +20,10 @@ pub const MESSAGE_IDS: [(&str, &str); 12] = [
     ("quarantine.lifted", "b9c07e9a007e443ba70d573475f7edcd"),
     ("release.damaged", "c7e4aa542c3744a0902b4e65343d6855"),
     ("configuration.reloaded", "d4ba57eb84054a8b8906bc694e81bc94"),
+    ("release.blessed", "68c533e30c3c473ea5e07cac59879f4e"),
+    ("release.pinned", "6958a518635844009e50fb0eac0b5859"),
+    ("release.unpinned", "03452b07686a41b39603996dafe8986c"),
+    ("release.removed", "a5ce0be60ec1436e9512e0b3d3b41523"),
 ];
 
 /// `authpriv`: who may read that may read the audit.
@@ -120,8 +124,35 @@ fn tell(record: &Record) -> Told {
             let message = format!("Releases with the digest {tree} may be activated again: {reason}.");
             quarantine(Priority::Notice, message, tree, reason, actor)
         }
+        Record::ReleaseMarked { .. } | Record::ReleaseRemoved { .. } => kept_or_removed(record),
         Record::ConfigurationReloaded { accepted, detail } => reloaded(*accepted, detail),
     }
+}
+
+/// Tells what somebody says of a release, and what retention removed; nothing of other records.
+fn kept_or_removed(record: &Record) -> Told {
+    let (message, tree, by, (component, environment, release)) = match record {
+        Record::ReleaseMarked { component, environment, release, tree, mark, reason, actor } => {
+            let what = match mark {
+                Mark::Blessed => "is good",
+                Mark::Pinned => "is kept",
+                Mark::Unpinned => "may be removed again",
+            };
+            let message = format!("Release `{release}` of `{component}` in `{environment}` {what}: {reason}.");
+            (message, tree, Some((actor, reason)), (component, environment, release))
+        }
+        Record::ReleaseRemoved { component, environment, release, tree, why } => {
+            let message = format!("Release `{release}` of `{component}` in `{environment}` was removed: {why}.");
+            (message, tree, None, (component, environment, release))
+        }
+        other => unreachable!("{} is told elsewhere", other.kind()),
+    };
+    let mut told = of_release(Priority::Notice, message, component, environment, release);
+    told.fields.push(("ROLLBACK_TREE", tree.to_string()));
+    if let Some((actor, reason)) = by {
+        told.fields.extend([("ROLLBACK_ACTOR", actor.clone()), ("ROLLBACK_REASON", reason.to_string())]);
+    }
+    told
 }
 
 fn quarantine(priority: Priority, message: String, tree: &Digest, reason: &Text, actor: &str) -> Told {

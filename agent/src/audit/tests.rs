@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rollback::model::digest::Digest;
 use rollback::model::operation::Outcome;
-use rollback::model::record::Record;
+use rollback::model::record::{Mark, Record};
 use rollback::model::text::Text;
 
 use crate::history::SqliteHistory;
-use crate::history::samples::{adopted, at, done, ended, id, prod, put_back, refused, release, started, web};
+use crate::history::samples::{adopted, at, done, ended, id, marked, prod, put_back, refused, release, started, web};
 
 use super::*;
 
@@ -104,7 +104,17 @@ fn every_record() -> Vec<Record> {
         },
         Record::LeaseTakenOver { environment: prod(), from: id(1), by: id(2), actor: "kim".to_owned() },
         Record::Quarantined { tree: Digest::of(b"r3"), reason: reason.clone(), actor: "kim".to_owned() },
-        Record::QuarantineLifted { tree: Digest::of(b"r3"), reason, actor: "kim".to_owned() },
+        Record::QuarantineLifted { tree: Digest::of(b"r3"), reason: reason.clone(), actor: "kim".to_owned() },
+        marked("r1", Mark::Blessed),
+        marked("r1", Mark::Pinned),
+        marked("r1", Mark::Unpinned),
+        Record::ReleaseRemoved {
+            component: web(),
+            environment: prod(),
+            release: release("r1"),
+            tree: Digest::of(b"r1"),
+            why: "five newer ones are kept".to_owned(),
+        },
         Record::ReleaseDamaged {
             component: web(),
             environment: prod(),

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Component as Part, Path, PathBuf};
 
-use rollback::model::ids::{HostName, ReleaseId, UnitName};
-use rollback::model::policy::{DeadManSwitch, ExternalDeploys, Policy, Timeouts};
+use rollback::engine::floor::is_floor;
+use rollback::model::ids::{HostName, ReleaseId, UnitName, Version};
+use rollback::model::policy::{AutomaticLimit, DeadManSwitch, ExternalDeploys, Policy, Retention, Timeouts};
 use rollback::model::watch::{WATCH_MS_MAX, WATCH_MS_MIN};
 
 use super::file::{Table, Value};
@@ -29,8 +30,12 @@ const LEASE_MILLIS: RangeInclusive<u64> = 60_000..=86_400_000;
 const FALLBACKS: RangeInclusive<u32> = 0..=10;
 /// Good releases that are kept: one at least, to go back to.
 const RETAIN: RangeInclusive<u32> = 1..=1_000;
-/// The number of good releases that retention keeps unless told otherwise.
-const RETAIN_DEFAULT: u32 = 5;
+/// How long a release that was never verified stays: an hour at least, to be deployed; ten years are for ever.
+const UNVERIFIED_MILLIS: RangeInclusive<u64> = 3_600_000..=315_360_000_000;
+/// Automatic rollbacks within the window; 0 would be `automatic_rollback = false` by another name.
+const AUTOMATIC: RangeInclusive<u32> = 1..=100;
+/// The window of automatic rollbacks.
+const WINDOW_MILLIS: RangeInclusive<u64> = 60_000..=86_400_000;
 
 /// What `agent.toml` says, valid in itself; the host has not been looked at.
 #[derive(Debug, Clone, PartialEq)]
@@ -110,9 +115,33 @@ fn policy(parent: &mut Section<'_>, base: &Policy) -> Policy {
             Some(false) => DeadManSwitch::Off,
             None => base.dead_man,
         },
+        floor: floor(&mut section).or_else(|| base.floor.clone()),
+        retention: Retention {
+            good_max: base.retention.good_max,
+            unverified_secs: section
+                .millis("retain_unverified", UNVERIFIED_MILLIS)
+                .map_or(base.retention.unverified_secs, |millis| millis / 1_000),
+            adopted: section.flag("remove_adopted").unwrap_or(base.retention.adopted),
+        },
+        limit: AutomaticLimit {
+            count_max: section.integer("automatic_rollbacks", AUTOMATIC).unwrap_or(base.limit.count_max),
+            window_secs: section
+                .millis("automatic_window", WINDOW_MILLIS)
+                .map_or(base.limit.window_secs, |millis| millis / 1_000),
+        },
     };
     section.finish();
     policy
+}
+
+fn floor(section: &mut Section<'_>) -> Option<Version> {
+    let floor: Version = section.parse("floor")?;
+    if !is_floor(&floor) {
+        let what = format_args!("{:?} has no order among versions", floor.as_str());
+        section.problem_hint("floor", what, "numbers with dots: `floor = \"2.4.0\"`");
+        return None;
+    }
+    Some(floor)
 }
 
 fn external(section: &mut Section<'_>) -> Option<ExternalDeploys> {
@@ -144,8 +173,8 @@ pub(super) fn component(table: &Table, base: &Policy, paths: &Paths, problems: &
     let configuration = section.table("configuration").and_then(kept);
     let timeouts = timeouts(&mut section);
     let probes = probes::read(&mut section, &timeouts);
-    let policy = policy_of(&mut section, base, backend.as_ref());
-    let retain = section.integer("retain", RETAIN).unwrap_or(RETAIN_DEFAULT);
+    let mut policy = policy_of(&mut section, base, backend.as_ref());
+    policy.retention.good_max = section.integer("retain", RETAIN).unwrap_or(policy.retention.good_max);
     entries_differ(&section, &releases, &current, configuration.as_ref());
     section.finish();
     let (name, environment) = (name?, environment?);
@@ -163,7 +192,6 @@ pub(super) fn component(table: &Table, base: &Policy, paths: &Paths, problems: &
         probes,
         timeouts,
         policy,
-        retain,
         state,
     })
 }

@@ -77,7 +77,7 @@ pub(super) fn component<'a>(component: &Component, places: &'a KeyPlaces, agent:
         Backend::Process { .. } => "process",
     };
     page.line("backend", "backend", kind);
-    page.line("retain", "retain", i64::from(component.retain));
+    page.line("retain", "retain", i64::from(component.policy.retention.good_max));
     page.header("\n[releases]");
     let directory = if places.contains_key("releases.directory") { "releases.directory" } else { "releases" };
     page.line("directory", directory, component.releases.directory.display().to_string());
@@ -125,7 +125,7 @@ fn policy<'a>(page: &mut Page<'a>, policy: &Policy, agent: &'a KeyPlaces) {
         ExternalDeploys::Watch => "watch",
         ExternalDeploys::Note => "note",
     };
-    let values: [(&str, Value); 8] = [
+    let mut values: Vec<(&str, Value)> = vec![
         ("fallbacks", i64::from(policy.fallbacks_max).into()),
         ("healthy_needs_force", policy.healthy_needs_force.into()),
         ("full_read", policy.full_read.into()),
@@ -134,7 +134,12 @@ fn policy<'a>(page: &mut Page<'a>, policy: &Policy, agent: &'a KeyPlaces) {
         ("automatic_rollback", policy.auto.into()),
         ("external_deploys", external.into()),
         ("dead_man", (policy.dead_man == DeadManSwitch::Armed).into()),
+        ("automatic_rollbacks", i64::from(policy.limit.count_max).into()),
+        ("automatic_window", duration_text(policy.limit.window_secs.saturating_mul(1_000)).into()),
+        ("retain_unverified", duration_text(policy.retention.unverified_secs.saturating_mul(1_000)).into()),
+        ("remove_adopted", policy.retention.adopted.into()),
     ];
+    values.extend(policy.floor.as_ref().map(|floor| ("floor", floor.as_str().into())));
     for (key, value) in values {
         let origin = format!("policy.{key}");
         let own = page.places;

@@ -111,8 +111,6 @@ pub struct Component {
     pub timeouts: Timeouts,
     /// Its rules.
     pub policy: Policy,
-    /// How many good releases retention keeps.
-    pub retain: u32,
     /// Where its manifests and frozen configurations are kept.
     pub state: PathBuf,
 }

@@ -269,7 +269,10 @@ fn later_drop_ins_win_key_by_key_and_the_print_says_where_from() {
     let (settings, origins) = load_with_origins(&host.paths, "web1").expect("valid");
     let component = settings.components.values().next().expect("one component");
     let timeouts = component.timeouts;
-    assert_eq!((component.retain, timeouts.stop_ms, timeouts.start_ms, timeouts.verify_ms), (9, 3_000, 5_000, 15_000));
+    assert_eq!(
+        (component.policy.retention.good_max, timeouts.stop_ms, timeouts.start_ms, timeouts.verify_ms),
+        (9, 3_000, 5_000, 15_000)
+    );
     assert_eq!((component.policy.fallbacks_max, component.policy.lease_secs), (2, 1_200));
     let printed = print_merged(&settings, &origins);
     let printed = printed.replace(&format!("{}/", host.held.path().display()), "");

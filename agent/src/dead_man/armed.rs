@@ -88,7 +88,6 @@ impl Armed {
             probes: Vec::new(),
             timeouts: self.timeouts,
             policy: Policy::default(),
-            retain: 0,
             state: self.state.clone(),
         }
     }

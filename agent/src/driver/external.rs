@@ -2,13 +2,14 @@
 
 use std::sync::PoisonError;
 
+use jiff::SignedDuration;
 use rollback::chain::Chain;
 use rollback::engine;
 use rollback::model::health::Health;
 use rollback::model::ids::{OperationId, ReleaseId};
-use rollback::model::operation::{Destination, Request, Urgency};
+use rollback::model::operation::{Destination, OperationType, Request, Urgency};
 use rollback::model::policy::ExternalDeploys;
-use rollback::model::record::Record;
+use rollback::model::record::{HistoryFilter, Record, ResultWord};
 use rollback::model::watch::WatchTerms;
 
 use super::Driver;
@@ -62,17 +63,42 @@ impl Driver {
             force: false,
             reason: None,
             deploy: Some(WatchTerms::default()),
+            break_glass: false,
         };
         let mut observed = self.observe(component, Depth::Plan).await.map_err(|error| Chain(&error).to_string())?;
         // Without a baseline nobody knows whether the units were restarted before or after the switch: then they are
         // watched as they are once the time of a start has passed.
         observed.health = self.baseline(component).unwrap_or(observed.health);
+        observed.automatic_rollbacks = self.automatic_rollbacks(component).await;
+        let quarantine = observed.release(&to).and_then(|release| release.quarantine.clone());
+        let forbidden = quarantine.map(|quarantine| {
+            format!("`{to}` is quarantined since {} by {}: {}", quarantine.since, quarantine.by, quarantine.reason)
+        });
         let plan = engine::plan::external(&request, &observed, Some(from), now)
             .map_err(|refusal| rollback::explain::refusal(&refusal))?;
-        let operation = engine::step::begin_external(plan, ACTOR.to_owned(), now);
+        let operation = engine::step::begin_external(plan, ACTOR.to_owned(), now, forbidden);
         tracing::warn!(operation = %operation.id, "`current` was switched to `{to}` by another hand and is watched");
         let launched = self.launch(component.clone(), operation).await;
         launched.map(drop).map_err(|refusal| rollback::explain::refusal(&refusal))
+    }
+
+    /// Counts how often the agent went back by itself within the policy's window. A history that cannot be read counts 0:
+    /// nobody goes on with a bad release because of it.
+    pub(super) async fn automatic_rollbacks(&self, component: &Component) -> u32 {
+        let limit = component.policy.limit;
+        let window = SignedDuration::from_secs(i64::try_from(limit.window_secs).unwrap_or(i64::MAX));
+        let filter = HistoryFilter {
+            environment: Some(component.environment.clone()),
+            component: Some(component.name.clone()),
+            since: self.clock().now().checked_sub(window).ok(),
+            result: Some(ResultWord::PutBack),
+            // One more than the limit says as much as all of them.
+            limit: limit.count_max.saturating_add(1),
+            ..HistoryFilter::default()
+        };
+        let lines = self.history().list(filter).await.unwrap_or_default();
+        let deploys = lines.iter().filter(|line| line.operation_type == Some(OperationType::Deploy)).count();
+        u32::try_from(deploys).unwrap_or(u32::MAX)
     }
 
     /// Forgets the baseline of a component that is being changed.

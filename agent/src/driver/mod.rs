@@ -9,6 +9,7 @@ mod external;
 pub mod journal;
 mod registry;
 mod resume;
+mod retain;
 mod run;
 mod start;
 mod verify;
@@ -97,6 +98,8 @@ struct Inner {
     leaving: CancellationToken,
     /// How each component did while nothing happened.
     baselines: Mutex<HashMap<(Environment, ComponentName), Health>>,
+    /// What somebody may apply yet.
+    planned: Mutex<Vec<retain::Planned>>,
     /// Where each component's `current` was led by this agent last.
     linked: Mutex<HashMap<(Environment, ComponentName), ReleaseId>>,
 }
@@ -115,6 +118,7 @@ impl Driver {
             problems: Mutex::default(),
             leaving: CancellationToken::new(),
             baselines: Mutex::default(),
+            planned: Mutex::default(),
             linked: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }

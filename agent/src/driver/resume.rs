@@ -73,6 +73,11 @@ impl Driver {
         problems
     }
 
+    /// Adopts what was laid down in a component's releases directory; what cannot be adopted is told by the next look.
+    pub async fn adopt_now(&self, component: &Component) {
+        drop(self.adopt_releases(component, &mut Vec::new()).await);
+    }
+
     /// Starts the units of components whose service manager is the agent itself, as systemd starts its own at boot.
     pub async fn start_own_units(&self) {
         for component in self.select_all(None, None) {

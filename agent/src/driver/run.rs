@@ -3,9 +3,11 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rollback::chain::Chain;
 use rollback::engine;
 use rollback::model::effect::{Effect, EffectEnd};
+use rollback::model::host::Lease;
 use rollback::model::ids::ReleaseId;
 use rollback::model::operation::{ChainHead, Evidence, Operation, Step};
 use rollback::model::record::Record;
@@ -14,7 +16,7 @@ use super::registry::Orders;
 use super::{Driver, Progress};
 use crate::config::Component;
 use crate::observe::blocking;
-use crate::ports::PortError;
+use crate::ports::{History, PortError};
 
 /// Journal lines kept of what is left: two screens.
 const EVIDENCE_LINES_MAX: usize = 50;
@@ -23,17 +25,13 @@ impl Driver {
     /// Runs an operation whose intent is durable. `fresh` is false when it goes on after a crash.
     pub(super) async fn run(&self, component: Component, operation: Operation, mut orders: Orders, fresh: bool) {
         let ports = self.inner.ports.clone();
-        let started = fresh.then(|| {
+        let started = fresh.then(|| Record::OperationStarted { operation: Box::new(operation.clone()) });
+        let begun = {
             let (history, now) = (Arc::clone(&ports.history), operation.accepted_at);
-            let record = Record::OperationStarted { operation: Box::new(operation.clone()) };
+            let lease = self.registry(|registry| registry.lease(&component.environment));
             // Not flushed and not waited for: the intent journal carries the operation through a crash.
-            tokio::spawn(async move { history.append(now, vec![record], false).await })
-        });
-        if let Some(lease) = self.registry(|registry| registry.lease(&component.environment))
-            && let Err(error) = ports.history.put_lease(lease).await
-        {
-            tracing::warn!("{}", Chain(&error));
-        }
+            tokio::spawn(async move { begun(history.as_ref(), now, started, lease).await })
+        };
         self.forget_health(&component);
         let last_lines = self.last_lines(&component, &operation);
         let mut evidence = vec![self.evidence_before(&operation)];
@@ -53,7 +51,7 @@ impl Driver {
         if let Some(first) = evidence.first_mut() {
             first.journal = last_lines.await.unwrap_or_default();
         }
-        if let Some(Ok(Err(error))) = async { Some(started?.await) }.await {
+        if let Ok(Err(error)) = begun.await {
             tracing::warn!(operation = %operation.id, "{}", Chain(&error));
         }
         let head = self.record_end(&operation, evidence).await;
@@ -240,16 +238,34 @@ impl Driver {
     }
 
     async fn finish(&self, component: &Component, operation: Operation, head: Option<ChainHead>) {
-        let environment = &component.environment;
-        if let Err(error) = self.history().drop_lease(environment, operation.id).await {
-            tracing::warn!("{}", Chain(&error));
-        }
+        let (environment, id) = (&component.environment, operation.id);
         if let Some(outcome) = operation.outcome() {
             tracing::info!(operation = %operation.id, component = %component.name, %environment, "{}", rollback::explain::outcome(outcome));
         }
         let last = Progress { operation: Arc::new(operation), doing: None, head };
         self.publish(environment, last);
         self.registry(|registry| registry.release(environment));
+        // What is stored of the lease is for people; it goes after the answer.
+        if let Err(error) = self.history().drop_lease(environment, id).await {
+            tracing::warn!("{}", Chain(&error));
+        }
         self.remember_health(component).await;
+        self.prune(component).await;
+    }
+}
+
+/// Stores that an operation has begun, and its lease.
+async fn begun(
+    history: &dyn History,
+    now: Timestamp,
+    started: Option<Record>,
+    lease: Option<Lease>,
+) -> Result<(), PortError> {
+    if let Some(record) = started {
+        history.append(now, vec![record], false).await?;
+    }
+    match lease {
+        Some(lease) => history.put_lease(lease).await,
+        None => Ok(()),
     }
 }

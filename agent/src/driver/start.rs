@@ -57,19 +57,24 @@ impl Driver {
     /// When a rule forbids it, or the host cannot be looked at.
     pub async fn plan(&self, request: &Request) -> Result<Plan, StartError> {
         let component = self.select(request.component.as_ref(), request.environment.as_ref())?;
-        self.plan_for(request, &component).await
+        let plan = self.plan_for(request, &component).await?;
+        self.note_planned(&plan);
+        Ok(plan)
     }
 
     async fn plan_for(&self, request: &Request, component: &Component) -> Result<Plan, StartError> {
         if request.deploy.is_some() {
             // What is to be deployed may have been copied a moment ago. What cannot be adopted is refused below.
-            drop(self.adopt_releases(component, &mut Vec::new()).await);
+            self.adopt_now(component).await;
         }
         let depth = match request.urgency {
             Urgency::Standard => Depth::PlanWithProbes,
             Urgency::Emergency => Depth::Plan,
         };
         let mut observed = self.observe(component, depth).await?;
+        if request.deploy.is_some() {
+            observed.automatic_rollbacks = self.automatic_rollbacks(component).await;
+        }
         loop {
             let plan = engine::plan::plan(request, &observed, self.clock().now())?;
             if !self.prove(component, &plan, &mut observed).await? {

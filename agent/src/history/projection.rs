@@ -5,7 +5,7 @@ use rollback::model::digest::Digest;
 use rollback::model::effect::Effect;
 use rollback::model::ids::{ComponentName, Environment, ReleaseId};
 use rollback::model::operation::{Operation, OperationType, Outcome, Trigger};
-use rollback::model::record::{Record, ResultWord};
+use rollback::model::record::{Mark, Record, ResultWord};
 use rollback::model::refusal::Refusal;
 use rollback::model::release::Manifest;
 use rollback::model::text::Text;
@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::chain::time_text;
-use super::schema::{ACTIVATIONS, ADOPTED, GOODS, OPERATIONS, QUARANTINES, STATES, Table};
+use super::schema::{ACTIVATIONS, ADOPTED, GOODS, OPERATIONS, PINS, QUARANTINES, STATES, Table};
 
 /// One row of a projection: its table and the values of the table's columns after `sequence`.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,7 +77,17 @@ pub(crate) fn projection(record: &Record, at: Timestamp, earlier: &dyn Earlier) 
         }
         Record::Quarantined { tree, reason, actor } => Ok(vec![quarantine(tree, reason, actor, at, false)]),
         Record::QuarantineLifted { tree, reason, actor } => Ok(vec![quarantine(tree, reason, actor, at, true)]),
-        Record::AgentStarted { .. }
+        Record::ReleaseMarked { component, environment, tree, mark: Mark::Blessed, .. } => {
+            let is_new = !earlier.is_good(environment, component, tree)?;
+            Ok(is_new.then(|| good(environment, component, tree, at)).into_iter().collect())
+        }
+        Record::ReleaseMarked { component, environment, release, mark, .. } => {
+            let pinned = Value::Integer(i64::from(*mark == Mark::Pinned));
+            let values = vec![text(environment.as_str()), text(component.as_str()), text(release.as_str()), pinned];
+            Ok(vec![Row { table: &PINS, values }])
+        }
+        Record::ReleaseRemoved { .. }
+        | Record::AgentStarted { .. }
         | Record::AccessDenied { .. }
         | Record::LeaseTakenOver { .. }
         | Record::ReleaseDamaged { .. }
@@ -184,9 +194,7 @@ fn ended(operation: &Operation, at: Timestamp, earlier: &dyn Earlier) -> rusqlit
         if let Some(tree) = tree
             && !earlier.is_good(&plan.environment, &plan.component, &tree)?
         {
-            let values =
-                vec![text(plan.environment.as_str()), text(plan.component.as_str()), blob(&tree), text(&time_text(at))];
-            rows.push(Row { table: &GOODS, values });
+            rows.push(good(&plan.environment, &plan.component, &tree, at));
         }
     }
     Ok(rows)
@@ -210,6 +218,11 @@ fn duration_ms(operation: &Operation, at: Timestamp) -> u64 {
     let steps_ms = operation.steps.iter().map(|step| step.duration_us).sum::<u64>() / 1_000;
     let wall_ms = at.as_millisecond().saturating_sub(operation.accepted_at.as_millisecond());
     u64::try_from(wall_ms).unwrap_or(0).max(steps_ms)
+}
+
+fn good(environment: &Environment, component: &ComponentName, tree: &Digest, at: Timestamp) -> Row {
+    let values = vec![text(environment.as_str()), text(component.as_str()), blob(tree), text(&time_text(at))];
+    Row { table: &GOODS, values }
 }
 
 fn quarantine(tree: &Digest, reason: &Text, actor: &str, at: Timestamp, lifted: bool) -> Row {

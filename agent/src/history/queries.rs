@@ -90,7 +90,7 @@ pub(crate) fn list(connection: &Connection, filter: &HistoryFilter) -> Result<Ve
 const ACTIVATIONS_MAX: u32 = 1_000;
 
 /// Gives what is remembered of a component: the newest [`ACTIVATIONS_MAX`] activations, oldest first, the digests that are
-/// good, each since when it first was, newest first, and the quarantines in force.
+/// good, each since when it first was, newest first, the quarantines in force, and the releases that are pinned.
 pub(crate) fn memory(
     connection: &Connection,
     environment: &Environment,
@@ -126,7 +126,14 @@ pub(crate) fn memory(
             Ok((read_digest(row, 0)?, Quarantine { reason, by: row.get(2)?, since: parsed(row, 3)? }))
         })?
         .collect::<rusqlite::Result<_>>()?;
-    Ok(Memory { activations, good, quarantines })
+    let pins = connection
+        .prepare_cached(
+            "SELECT release FROM (SELECT release, pinned, max(sequence) AS newest FROM pins \
+             WHERE environment = ?1 AND component = ?2 GROUP BY release) WHERE pinned ORDER BY newest",
+        )?
+        .query_map(of, |row| parsed(row, 0))?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(Memory { activations, good, quarantines, pins })
 }
 
 /// Gives all leases, by environment.

@@ -10,7 +10,7 @@ use rollback::model::operation::{
 };
 use rollback::model::plan::{Plan, TargetFacts};
 use rollback::model::policy::Timeouts;
-use rollback::model::record::Record;
+use rollback::model::record::{Mark, Record};
 use rollback::model::refusal::Refusal;
 use rollback::model::release::{Manifest, Origin};
 use rollback::model::text::Text;
@@ -29,6 +29,19 @@ pub(crate) fn id(n: u64) -> OperationId {
 
 pub(crate) fn release(name: &str) -> ReleaseId {
     name.parse().expect("a name")
+}
+
+/// What somebody has said of a release of `web`.
+pub(crate) fn marked(name: &str, mark: Mark) -> Record {
+    Record::ReleaseMarked {
+        component: web(),
+        environment: prod(),
+        release: release(name),
+        tree: Digest::of(name.as_bytes()),
+        mark,
+        reason: Text::new("it has run for a year").expect("a text"),
+        actor: "kim".to_owned(),
+    }
 }
 
 pub(crate) fn web() -> ComponentName {
@@ -51,6 +64,7 @@ pub(crate) fn operation(n: u64) -> Operation {
         force: false,
         reason: Some(Text::new("5xx after deploy").expect("a text")),
         deploy: None,
+        break_glass: false,
     };
     let health = Health { units: Vec::new(), probes: Vec::new() };
     let plan = Plan {

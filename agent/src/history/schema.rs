@@ -56,8 +56,11 @@ pub(crate) const ADOPTED: Table = Table { name: "adopted", columns: &["environme
 pub(crate) const QUARANTINES: Table =
     Table { name: "quarantines", columns: &["tree", "reason", "actor", "at", "lifted"] };
 
+/// Releases that retention keeps, and those that it may remove again; the newest row of a release counts.
+pub(crate) const PINS: Table = Table { name: "pins", columns: &["environment", "component", "release", "pinned"] };
+
 /// All projections.
-pub(crate) const PROJECTIONS: [&Table; 6] = [&OPERATIONS, &STATES, &ACTIVATIONS, &GOODS, &ADOPTED, &QUARANTINES];
+pub(crate) const PROJECTIONS: [&Table; 7] = [&OPERATIONS, &STATES, &ACTIVATIONS, &GOODS, &ADOPTED, &QUARANTINES, &PINS];
 
 /// Brings a database to the newest version.
 ///
@@ -68,9 +71,22 @@ pub(crate) fn migrate(connection: &mut Connection) -> Result<(), rusqlite_migrat
 }
 
 /// The migrations, oldest first. One that was released is never changed.
-const MIGRATIONS: &[M<'_>] = &[M::up(FIRST), M::up(SECOND)];
+const MIGRATIONS: &[M<'_>] = &[M::up(FIRST), M::up(SECOND), M::up(THIRD)];
 
 const SECOND: &str = "ALTER TABLE quarantines ADD COLUMN lifted INTEGER NOT NULL DEFAULT 0;";
+
+const THIRD: &str = "
+CREATE TABLE pins (
+    sequence INTEGER PRIMARY KEY REFERENCES records (sequence),
+    environment TEXT NOT NULL,
+    component TEXT NOT NULL,
+    release TEXT NOT NULL,
+    pinned INTEGER NOT NULL
+) STRICT;
+CREATE INDEX pins_component ON pins (environment, component, release);
+CREATE TRIGGER pins_update BEFORE UPDATE ON pins BEGIN SELECT RAISE(ABORT, 'the history is append-only'); END;
+CREATE TRIGGER pins_delete BEFORE DELETE ON pins BEGIN SELECT RAISE(ABORT, 'the history is append-only'); END;
+";
 
 // A filter may name any of environment, component, result and actor. Each of their 15 combinations has an index of its
 // own: only an index whose columns are all given has its rows in the order of their sequence, so that the newest ones are

@@ -8,10 +8,10 @@ use std::os::unix::fs::PermissionsExt;
 use rollback::model::digest::Digest;
 use rollback::model::effect::{Effect, EffectEnd};
 use rollback::model::operation::{Operation, Outcome, Phase, Step};
-use rollback::model::record::ResultWord;
+use rollback::model::record::{Mark, ResultWord};
 use rollback::model::text::Text;
 
-use super::samples::{adopted, at, done, ended, id, operation, prod, put_back, refused, release, started, web};
+use super::samples::{adopted, at, done, ended, id, marked, operation, prod, put_back, refused, release, started, web};
 use super::*;
 
 struct Bed {
@@ -223,6 +223,11 @@ async fn memory_follows_from_what_each_outcome_left_running() {
         refused(9, "kim"),
         Record::Quarantined { tree: Digest::of(b"r3"), reason, actor: "kim".to_owned() },
         ended(10, done("r2")),
+        marked("r7", Mark::Blessed),
+        marked("r1", Mark::Blessed),
+        marked("r8", Mark::Pinned),
+        marked("r9", Mark::Pinned),
+        marked("r9", Mark::Unpinned),
     ];
     let bed = Bed::new();
     let history = bed.open();
@@ -245,7 +250,9 @@ async fn memory_follows_from_what_each_outcome_left_running() {
         ]
     );
     // The fallback `r1` is good by the digest of its adoption; `r2` is good since the first time.
-    assert_eq!(memory.good, [(Digest::of(b"r1"), at(3)), (Digest::of(b"r2"), at(2))]);
+    // What is blessed is good since then, unless it was before.
+    assert_eq!(memory.good, [(Digest::of(b"r7"), at(13)), (Digest::of(b"r1"), at(3)), (Digest::of(b"r2"), at(2))]);
+    assert_eq!(memory.pins, [release("r8")]);
     assert_eq!(memory.quarantines.len(), 1);
     assert_eq!((memory.quarantines[0].0, memory.quarantines[0].1.since), (Digest::of(b"r3"), at(11)));
     let other = history.memory(&"test".parse().expect("a name"), &web()).await.expect("readable");

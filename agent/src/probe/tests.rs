@@ -59,7 +59,6 @@ fn component() -> Component {
         probes: Vec::new(),
         timeouts: Timeouts::default(),
         policy: Policy::default(),
-        retain: 5,
         state: "/var/lib/rollback/components/prod/web".into(),
     }
 }

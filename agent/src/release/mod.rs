@@ -10,6 +10,7 @@ mod beneath;
 mod configuration;
 mod digest;
 mod index;
+mod prune;
 mod store;
 mod switch;
 pub mod switched;
@@ -72,6 +73,15 @@ impl Store for DiskStore {
         let _writing = self.write();
         store::remove_manifest(component, release)?;
         configuration::remove(component, release)
+    }
+
+    fn remove(&self, component: &Component, release: &ReleaseId) -> Result<(), PortError> {
+        let _writing = self.write();
+        prune::remove(component, release)
+    }
+
+    fn is_short(&self, component: &Component) -> bool {
+        prune::is_short(component)
     }
 
     fn check(&self, component: &Component, release: &ReleaseId, now: Timestamp) -> Integrity {

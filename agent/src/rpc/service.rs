@@ -8,10 +8,11 @@ use jiff::Timestamp;
 use rollback::convert::time_out;
 use rollback::engine::stats;
 use rollback::model::host::ObservedRelease;
+use rollback::model::identity::Role;
 use rollback::model::ids::{ComponentName, Environment, OperationId, ReleaseId};
 use rollback::model::operation::{Destination, Operation, Request as ModelRequest};
 use rollback::model::plan::Plan;
-use rollback::model::record::{HistoryFilter, HistoryLine, Record};
+use rollback::model::record::{HistoryFilter, HistoryLine, Mark, Record};
 use rollback::model::text::Text;
 use rollback::wire::v1;
 use rollback::wire::v1::agent_server::{Agent, AgentServer};
@@ -72,6 +73,11 @@ fn request_of(order: &Order) -> &ModelRequest {
     }
 }
 
+/// Adds to a request what the caller's role allows.
+fn by(caller: &Caller, request: ModelRequest) -> ModelRequest {
+    ModelRequest { break_glass: caller.has(Role::BreakGlass), ..request }
+}
+
 type Selector = (Option<ComponentName>, Option<Environment>);
 
 fn selector(wire: Option<v1::ComponentSelector>) -> Result<Selector, Status> {
@@ -103,6 +109,24 @@ impl AgentService {
         Ok(component)
     }
 
+    /// Gives the release that something is said of, and the reason.
+    async fn meant(
+        &self,
+        component: &Component,
+        release: &str,
+        reason: &str,
+    ) -> Result<(ObservedRelease, Text), Status> {
+        let release: ReleaseId =
+            parsed("release", release)?.ok_or_else(|| Status::invalid_argument("field `release` is missing"))?;
+        let reason = Text::new(reason).map_err(|error| Status::invalid_argument(format!("field `reason`: {error}")))?;
+        // It may have been laid down a moment ago.
+        self.driver.adopt_now(component).await;
+        let observed = self.driver.observe(component, Depth::Plan).await.map_err(|error| failed(&error))?;
+        let known = observed.release(&release).cloned();
+        let known = known.ok_or_else(|| Status::not_found(format!("there is no release `{release}`")))?;
+        Ok((known, reason))
+    }
+
     async fn in_scope(&self, caller: &Caller, method: &str, environment: &Environment) -> Result<(), Status> {
         if caller.covers(environment) {
             return Ok(());
@@ -129,6 +153,13 @@ impl AgentService {
         let meant = match &order {
             Order::Request(asked) => (asked.component.clone(), asked.environment.clone()),
             Order::Plan(plan) => (Some(plan.component.clone()), Some(plan.environment.clone())),
+        };
+        let order = match order {
+            Order::Request(asked) => Order::Request(by(caller, asked)),
+            Order::Plan(mut plan) => {
+                plan.request = by(caller, plan.request);
+                Order::Plan(plan)
+            }
         };
         let operation = request_of(&order).operation;
         self.component(caller, method, meant).await?;
@@ -193,7 +224,7 @@ impl Agent for AgentService {
         let caller = caller(&request)?;
         let wire =
             request.into_inner().request.ok_or_else(|| Status::invalid_argument("field `request` is missing"))?;
-        let asked = ModelRequest::try_from(wire).map_err(invalid)?;
+        let asked = by(&caller, ModelRequest::try_from(wire).map_err(invalid)?);
         let meant = (asked.component.clone(), asked.environment.clone());
         self.component(&caller, "Plan", meant).await?;
         let plan = self.driver.plan(&asked).await.map_err(not_started)?;
@@ -255,15 +286,9 @@ impl Agent for AgentService {
         let caller = caller(&request)?;
         let asked = request.into_inner();
         let component = self.component(&caller, "SetQuarantine", selector(asked.selector)?).await?;
-        let release: ReleaseId =
-            parsed("release", &asked.release)?.ok_or_else(|| Status::invalid_argument("field `release` is missing"))?;
-        let reason =
-            Text::new(&asked.reason).map_err(|error| Status::invalid_argument(format!("field `reason`: {error}")))?;
-        let observed = self.driver.observe(&component, Depth::Plan).await.map_err(|error| failed(&error))?;
-        let known = observed.release(&release);
-        let known = known.ok_or_else(|| Status::not_found(format!("there is no release `{release}`")))?;
+        let (known, reason) = self.meant(&component, &asked.release, &asked.reason).await?;
         if asked.lift && known.quarantine.is_none() {
-            return Err(Status::failed_precondition(format!("release `{release}` is not quarantined")));
+            return Err(Status::failed_precondition(format!("release `{}` is not quarantined", known.id())));
         }
         let (tree, actor) = (known.manifest.tree, caller.to_string());
         let record = if asked.lift {
@@ -274,6 +299,45 @@ impl Agent for AgentService {
         let appended = self.driver.history().append(self.driver.clock().now(), vec![record], true).await;
         appended.map_err(|error| failed(&error))?;
         Ok(Response::new(v1::SetQuarantineReply { host: self.host(), tree: tree.as_bytes().to_vec() }))
+    }
+
+    async fn mark_release(
+        &self,
+        request: Request<v1::MarkReleaseRequest>,
+    ) -> Result<Response<v1::MarkReleaseReply>, Status> {
+        let caller = caller(&request)?;
+        let asked = request.into_inner();
+        let mark = match asked.mark() {
+            v1::Mark::Unspecified => return Err(Status::invalid_argument("field `mark` is missing")),
+            v1::Mark::Blessed => Mark::Blessed,
+            v1::Mark::Pinned => Mark::Pinned,
+            v1::Mark::Unpinned => Mark::Unpinned,
+        };
+        let component = self.component(&caller, "MarkRelease", selector(asked.selector)?).await?;
+        let (known, reason) = self.meant(&component, &asked.release, &asked.reason).await?;
+        let release = known.id().clone();
+        let unfit = match mark {
+            Mark::Blessed if known.quarantine.is_some() => Some("is quarantined: lift that first"),
+            Mark::Blessed if known.good_since.is_some() => Some("is good already"),
+            Mark::Pinned if known.pinned => Some("is pinned already"),
+            Mark::Unpinned if !known.pinned => Some("is not pinned"),
+            Mark::Blessed | Mark::Pinned | Mark::Unpinned => None,
+        };
+        if let Some(why) = unfit {
+            return Err(Status::failed_precondition(format!("release `{release}` {why}")));
+        }
+        let record = Record::ReleaseMarked {
+            component: component.name,
+            environment: component.environment,
+            release,
+            tree: known.manifest.tree,
+            mark,
+            reason,
+            actor: caller.to_string(),
+        };
+        let appended = self.driver.history().append(self.driver.clock().now(), vec![record], true).await;
+        appended.map_err(|error| failed(&error))?;
+        Ok(Response::new(v1::MarkReleaseReply { host: self.host() }))
     }
 
     async fn list_releases(

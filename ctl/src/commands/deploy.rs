@@ -101,6 +101,7 @@ impl RequestArgs {
             force: self.force,
             reason: self.reason.clone(),
             deploy: Some(self.terms.into()),
+            break_glass: false,
         }
     }
 }

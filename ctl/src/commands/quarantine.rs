@@ -7,13 +7,17 @@ use rollback::wire::v1;
 use serde::Serialize;
 
 use super::Session;
+use super::releases::{self, Releases};
 use crate::cli::Selector;
 use crate::error::{CommandError, EXIT_DONE};
+use crate::fleet::fanout::Client;
+use crate::ui::printer::table;
 
 /// Arguments of `rbctl quarantine`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   rbctl quarantine add 2.5.0 --host web01 --reason 'loses orders'
+  rbctl quarantine list --environment prod
   rbctl quarantine lift 2.5.0 --host web01 --reason 'it was the database'
 A release that fails its watch is quarantined by the agent. `rbctl releases` shows what is.")]
 pub struct QuarantineArgs {
@@ -29,6 +33,49 @@ pub enum What {
     Add(ReleaseArgs),
     /// Allows it again.
     Lift(ReleaseArgs),
+    /// Lists the releases that are quarantined, with the reasons.
+    List(ListArgs),
+}
+
+/// Arguments of `rbctl quarantine list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Which components; all by default.
+    #[command(flatten)]
+    pub selector: Selector,
+}
+
+async fn list(session: &Session, args: ListArgs) -> Result<u8, CommandError> {
+    let fleet = session.fleet(false)?;
+    let outcomes = fleet.each(|client| quarantined(client, args.selector.wire())).await;
+    let human = |hosts: &[(&str, &Releases)]| {
+        let header = ["HOST", "ENVIRONMENT", "COMPONENT", "RELEASE", "SINCE", "BY", "REASON"];
+        let mut rows = Vec::new();
+        for (host, found) in hosts.iter().flat_map(|(_, r)| r.components.iter().map(|c| (r.name.as_str(), c))) {
+            rows.extend(found.releases.iter().filter_map(|release| {
+                let quarantine = release.quarantine.as_ref()?;
+                Some(vec![
+                    host.to_owned(),
+                    found.environment.clone(),
+                    found.component.clone(),
+                    release.id().to_string(),
+                    quarantine.since.to_string(),
+                    quarantine.by.clone(),
+                    quarantine.reason.to_string(),
+                ])
+            }));
+        }
+        table(&header, rows)
+    };
+    Ok(session.printer.hosts("Quarantines", &outcomes, human, |_| EXIT_DONE))
+}
+
+async fn quarantined(client: Client, selector: v1::ComponentSelector) -> Result<Releases, CommandError> {
+    let mut found = releases::ask(client, selector).await?;
+    for component in &mut found.components {
+        component.releases.retain(|release| release.quarantine.is_some());
+    }
+    Ok(found)
 }
 
 /// Which release, and why.
@@ -58,11 +105,12 @@ pub struct Answer {
 /// # Errors
 /// When the hosts are wrong.
 pub async fn run(session: &Session, args: QuarantineArgs) -> Result<u8, CommandError> {
-    let fleet = session.fleet(true)?;
     let (lift, args) = match args.what {
+        What::List(args) => return list(session, args).await,
         What::Add(args) => (false, args),
         What::Lift(args) => (true, args),
     };
+    let fleet = session.fleet(true)?;
     let request = v1::SetQuarantineRequest {
         selector: Some(args.selector.wire()),
         release: args.release.to_string(),

@@ -78,6 +78,7 @@ impl RequestArgs {
             force: self.force,
             reason: self.reason.clone(),
             deploy: None,
+            break_glass: false,
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::engine::step::{
 use crate::model::effect::{Effect, EffectEnd};
 use crate::model::health::Verdict;
 use crate::model::host::{Current, Lease};
-use crate::model::operation::{Destination, Operation, OperationType, Outcome, Phase, Request, Step, Trigger};
+use crate::model::operation::{Destination, Operation, OperationType, Outcome, Phase, Request, Step, Trigger, Urgency};
 use crate::model::policy::DeadManSwitch;
 use crate::model::refusal::Refusal;
 use crate::model::release::Integrity;
@@ -118,7 +118,7 @@ fn who_only_waits_gives_way_to_an_operator() {
 fn another_hand_is_watched_from_where_it_is() {
     let host = observed("1g 2g 3", "12", "3");
     let plan = external(&deploy_of("r3"), &host, Some(id("r2")), at(5_000)).expect("it is planned");
-    let operation = begin_external(plan, "local:another-hand".to_owned(), at(6_000));
+    let operation = begin_external(plan, "local:another-hand".to_owned(), at(6_000), None);
     assert_eq!((operation.trigger, told(&operation)), (Trigger::External, "arm r3".to_owned()));
     // Without the switch it is watched all the same.
     for (_, end) in ends() {
@@ -248,4 +248,59 @@ fn a_switch_that_fired_ends_what_it_brought_back_and_the_agent_does_the_rest() {
     assert_eq!(fired(ended.clone(), at(8_000), Vec::new()), ended);
     let superseded = supersede(waiting, operation_id(7));
     assert_eq!(fired(superseded.clone(), at(8_000), Vec::new()), superseded);
+}
+
+#[test]
+fn what_is_quarantined_and_deployed_by_another_hand_is_put_back_at_once() {
+    let host = observed("1g 2g 3q", "12", "3");
+    let plan = external(&deploy_of("r3"), &host, Some(id("r2")), at(5_000)).expect("it is planned");
+    let why = Some("`r3` is quarantined".to_owned());
+    let operation = begin_external(plan.clone(), "local:another-hand".to_owned(), at(6_000), why.clone());
+    assert_eq!(told(&operation), "stop r2");
+    assert!(condemned(&operation).is_none(), "it is quarantined already");
+    let mut stays = plan;
+    stays.watch = Some(Watch { lasts_ms: 1_000, auto: false, confirm_ms: None, dead_man: false });
+    assert_eq!(told(&begin_external(stays, "local:another-hand".to_owned(), at(6_000), why)), "watch r3");
+}
+
+#[test]
+fn past_its_limit_the_agent_goes_back_only_when_somebody_asks_for_it() {
+    let mut host = observed("1g 2g 3", "12", "2");
+    let auto = |host: &_, auto| {
+        let terms = WatchTerms { auto, ..WatchTerms::default() };
+        let plan = plan(&Request { deploy: Some(terms), ..deploy_of("r3") }, host, at(5_000)).expect("it is planned");
+        (plan.watch.is_some_and(|watch| watch.auto), plan.warnings.len())
+    };
+    host.automatic_rollbacks = 2;
+    assert_eq!(
+        (auto(&host, None), auto(&host, Some(true)), auto(&host, Some(false))),
+        ((true, 0), (true, 0), (false, 0))
+    );
+    host.automatic_rollbacks = 3;
+    assert_eq!((auto(&host, None), auto(&host, Some(true))), ((false, 1), (true, 0)));
+}
+
+#[test]
+fn a_floor_is_passed_by_break_glass_alone() {
+    let mut host = observed("1g 2g 3g", "123", "3");
+    host.policy.floor = Some("2".parse().expect("a version"));
+    let mut chosen = plan(&request(), &host, at(5_000)).expect("r2 is above it");
+    assert_eq!(chosen.candidates, [id("r2")], "what is below it is no fallback either");
+    host.policy.floor = Some("3".parse().expect("a version"));
+    for (force, break_glass, passes) in
+        [(false, false, false), (true, false, false), (false, true, false), (true, true, true)]
+    {
+        let to = Destination::Named("r2".to_owned());
+        let asked = Request { to, force, break_glass, ..request() };
+        match plan(&asked, &host, at(5_000)) {
+            Ok(made) => {
+                assert!(passes, "{asked:?}");
+                chosen = made;
+            }
+            Err(refusal) => assert!(!passes && refusal.code() == "TARGET_UNFIT", "{refusal:?}"),
+        }
+    }
+    assert!(chosen.warnings.iter().any(|warning| warning.contains("below the floor 3")), "{:?}", chosen.warnings);
+    let emergency = Request { urgency: Urgency::Emergency, force: true, break_glass: true, ..request() };
+    assert!(matches!(plan(&emergency, &host, at(5_000)), Err(Refusal::NoTarget { .. })), "nobody named it");
 }

@@ -4,6 +4,7 @@ mod deploy;
 mod histories;
 mod plan;
 mod recover;
+mod retain;
 mod stats;
 mod step;
 mod target;
@@ -70,6 +71,7 @@ pub(super) fn request() -> Request {
         force: false,
         reason: Some(Text::new("5xx since the deploy").expect("tests use valid texts")),
         deploy: None,
+        break_glass: false,
     }
 }
 
@@ -138,6 +140,7 @@ pub(super) fn observed(releases: &str, activations: &str, current: &str) -> Obse
         lease: None,
         policy: Policy { fallbacks_max: 1, ..Policy::default() },
         timeouts: Timeouts::default(),
+        automatic_rollbacks: 0,
     }
 }
 

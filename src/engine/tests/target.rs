@@ -17,6 +17,7 @@ fn unfit(unfit: &Unfit) -> &'static str {
         Unfit::Damaged { .. } => "damaged",
         Unfit::IntegrityUnknown { .. } => "unknown",
         Unfit::ConfigurationMissing { .. } => "unconfigured",
+        Unfit::BelowFloor { .. } => "too old",
         Unfit::Gone => "gone",
     }
 }

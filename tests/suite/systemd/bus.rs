@@ -122,7 +122,7 @@ async fn f43_a_manager_that_does_not_answer_is_an_error_by_the_deadline() {
     let began = Instant::now();
     let unconnected = Systemd::default();
     let (known, unknown) = tokio::join!(unit.stop(&systemd), unit.stop(&unconnected));
-    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert!(began.elapsed() < super::LIMIT, "{:?}", began.elapsed());
     for error in [known.expect_err("it cannot be stopped"), unknown.expect_err("it cannot be stopped")] {
         assert!(chain(&error).ends_with("systemd did not answer within 5000 ms"), "{}", chain(&error));
     }

@@ -192,6 +192,9 @@ impl Agent for Mirror {
     async fn set_quarantine(&self, _: Request<SetQuarantineRequest>) -> Reply<SetQuarantineReply> {
         nothing()
     }
+    async fn mark_release(&self, _: Request<MarkReleaseRequest>) -> Reply<MarkReleaseReply> {
+        nothing()
+    }
     async fn list_releases(&self, _: Request<ListReleasesRequest>) -> Reply<ListReleasesReply> {
         nothing()
     }

@@ -3,6 +3,7 @@
 mod adoption;
 mod integrity;
 mod links;
+mod removal;
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -90,7 +91,6 @@ impl Host {
             probes: Vec::new(),
             timeouts: Timeouts::default(),
             policy: Policy::default(),
-            retain: 5,
             state: home.path().join("state"),
         };
         let host = Self { component, store: DiskStore::new(), home };

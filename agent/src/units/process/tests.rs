@@ -34,7 +34,6 @@ impl World {
             probes: Vec::new(),
             timeouts: Timeouts::default(),
             policy: Policy::default(),
-            retain: 5,
             state: root.path().join("state"),
         };
         Self { component, root }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::try_join_all;
 use rollback::model::ids::UnitName;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::time::timeout;
@@ -33,6 +34,11 @@ const UNIT: &str = "org.freedesktop.systemd1.Unit";
 const UNIT_SERVICE: &str = "org.freedesktop.systemd1.Service";
 const UNIT_SOCKET: &str = "org.freedesktop.systemd1.Socket";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+
+/// What is read of every unit.
+const OF_UNITS: [&str; 4] = ["LoadState", "ActiveState", "SubState", "InvocationID"];
+/// What is read of a service besides.
+const OF_SERVICES: [&str; 4] = ["MainPID", "NRestarts", "Result", "ExecMainStatus"];
 
 /// The methods of systemd's manager that are used.
 #[zbus::proxy(
@@ -257,28 +263,18 @@ impl Bus {
         Ok(written(value).unwrap_or_default())
     }
 
-    /// Reads the properties that every unit has and, for a service, those of services, in one round trip.
+    /// Reads [`OF_UNITS`] and, of a service, [`OF_SERVICES`], asked for at the same time. A unit has some three hundred
+    /// properties; to read them all takes the manager longer than a start.
     ///
     /// Asking for a unit's object makes the manager load it, so a unit that was never used is found as well.
     pub(super) async fn properties(&self, unit: &UnitName) -> Result<Properties, BusError> {
-        if !unit.as_str().ends_with(".service") {
-            return Ok(self.all(unit, UNIT).await?.collect());
-        }
-        let (common, service) = futures_util::try_join!(self.all(unit, UNIT), self.all(unit, UNIT_SERVICE))?;
-        Ok(common.chain(service).collect())
-    }
-
-    async fn all(
-        &self,
-        unit: &UnitName,
-        interface: &str,
-    ) -> Result<impl Iterator<Item = (String, String)> + use<>, BusError> {
-        let connection = self.manager.inner().connection();
-        let body = &(interface,);
-        let path = object_path(unit);
-        let call = connection.call_method(Some(SERVICE), path.as_str(), Some(PROPERTIES), "GetAll", body);
-        let all: HashMap<String, OwnedVariant> = within(CALL_LIMIT, async { call.await?.body().deserialize() }).await?;
-        Ok(all.into_iter().filter_map(|(name, value)| Some((name, written(value)?))))
+        let of_services: &[&str] = if unit.as_str().ends_with(".service") { &OF_SERVICES } else { &[] };
+        let wanted =
+            OF_UNITS.iter().map(|name| (UNIT, *name)).chain(of_services.iter().map(|name| (UNIT_SERVICE, *name)));
+        let reads = wanted.map(async |(interface, name)| {
+            Ok::<_, BusError>((name.to_owned(), self.property(unit, interface, name).await?))
+        });
+        Ok(try_join_all(reads).await?.into_iter().collect())
     }
 }
 
