@@ -1,7 +1,7 @@
 //! Units, probes and verdicts.
 
 use super::{ConvertError, enum_words, list, name, word};
-use crate::model::health::{Health, ProbeResult, UnitActive, UnitLoad, UnitState, Verdict, Weight};
+use crate::model::health::{Answer, Health, ProbeResult, UnitActive, UnitLoad, UnitState, Verdict, Weight};
 use crate::wire::v1;
 
 enum_words!(UnitLoad, v1::UnitLoad, "load", {
@@ -52,10 +52,11 @@ impl From<ProbeResult> for v1::ProbeResult {
                 Weight::Required => true,
                 Weight::Advisory => false,
             },
-            passed: probe.passed,
+            passed: probe.answer == Answer::Passed,
             tries: probe.tries,
             duration_ms: probe.duration_ms,
             detail: probe.detail,
+            undecided: probe.answer == Answer::Undecided,
         }
     }
 }
@@ -67,7 +68,11 @@ impl TryFrom<v1::ProbeResult> for ProbeResult {
         Ok(Self {
             name: name("name", &probe.name)?,
             weight: if probe.required { Weight::Required } else { Weight::Advisory },
-            passed: probe.passed,
+            answer: match (probe.undecided, probe.passed) {
+                (true, _) => Answer::Undecided,
+                (false, true) => Answer::Passed,
+                (false, false) => Answer::Failed,
+            },
             tries: probe.tries,
             duration_ms: probe.duration_ms,
             detail: probe.detail,

@@ -10,7 +10,7 @@ use proptest::sample::select;
 use super::{ConvertError, LIST_ITEMS_MAX};
 use crate::model::digest::Digest;
 use crate::model::effect::{Effect, EffectEnd};
-use crate::model::health::{Health, ProbeResult, UnitActive, UnitLoad, UnitState, Verdict, Weight};
+use crate::model::health::{Answer, Health, ProbeResult, UnitActive, UnitLoad, UnitState, Verdict, Weight};
 use crate::model::host::{Configuration, Fact, Lease, ObservedRelease, fence};
 use crate::model::ids::{ComponentName, Environment, HostName, OperationId, ProbeName, ReleaseId, UnitName, Version};
 use crate::model::operation::{
@@ -105,9 +105,10 @@ prop_compose! {
     fn probe()(
         name in parsed::<ProbeName>("[a-z]{1,9}"),
         weight in select(vec![Weight::Required, Weight::Advisory]),
-        passed: bool, tries: u32, duration_ms: u64, detail in words(),
+        answer in select(vec![Answer::Passed, Answer::Failed, Answer::Undecided]),
+        tries: u32, duration_ms: u64, detail in words(),
     ) -> ProbeResult {
-        ProbeResult { name, weight, passed, tries, duration_ms, detail }
+        ProbeResult { name, weight, answer, tries, duration_ms, detail }
     }
 }
 
@@ -138,10 +139,17 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn moment()(boot in some_words(), since_boot_ms: u64, at in time()) -> Moment {
+        Moment { boot, since_boot_ms, at }
+    }
+}
+
+prop_compose! {
     fn watched()(
-        boot in some_words(), since_boot_ms: u64, at in time(), confirmed_by in option::of(some_words()),
+        began in moment(), confirmed_by in option::of(some_words()),
+        failing in prop::collection::btree_map(parsed::<ProbeName>("[a-z]{1,9}"), moment(), 0..3),
     ) -> Watched {
-        Watched { began: Moment { boot, since_boot_ms, at }, confirmed_by }
+        Watched { began, confirmed_by, failing }
     }
 }
 

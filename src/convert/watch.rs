@@ -1,6 +1,6 @@
 //! The watch of a deploy.
 
-use super::{ConvertError, required, required_time, time_out, wrong};
+use super::{ConvertError, list, name, required, required_time, time_out, wrong};
 use crate::model::watch::{Moment, WATCH_MS_MAX, WATCH_MS_MIN, Watch, WatchTerms, Watched};
 use crate::wire::v1;
 
@@ -47,12 +47,27 @@ impl TryFrom<v1::WatchPlan> for Watch {
     }
 }
 
+impl From<Moment> for v1::Moment {
+    fn from(moment: Moment) -> Self {
+        Self { boot: moment.boot, since_boot_ms: moment.since_boot_ms, at: Some(time_out(moment.at)) }
+    }
+}
+
+impl TryFrom<v1::Moment> for Moment {
+    type Error = ConvertError;
+
+    fn try_from(moment: v1::Moment) -> Result<Self, ConvertError> {
+        Ok(Self { boot: moment.boot, since_boot_ms: moment.since_boot_ms, at: required_time("at", moment.at)? })
+    }
+}
+
 impl From<Watched> for v1::Watched {
     fn from(watched: Watched) -> Self {
-        let Moment { boot, since_boot_ms, at } = watched.began;
+        let failing = watched.failing.into_iter();
         Self {
-            began: Some(v1::Moment { boot, since_boot_ms, at: Some(time_out(at)) }),
+            began: Some(watched.began.into()),
             confirmed_by: watched.confirmed_by.unwrap_or_default(),
+            failing: failing.map(|(probe, at)| v1::Failing { probe: probe.into(), since: Some(at.into()) }).collect(),
         }
     }
 }
@@ -61,9 +76,10 @@ impl TryFrom<v1::Watched> for Watched {
     type Error = ConvertError;
 
     fn try_from(watched: v1::Watched) -> Result<Self, ConvertError> {
-        let began = required("began", watched.began)?;
+        let failing = |one: v1::Failing| Ok((name("probe", &one.probe)?, required("since", one.since)?.try_into()?));
         Ok(Self {
-            began: Moment { boot: began.boot, since_boot_ms: began.since_boot_ms, at: required_time("at", began.at)? },
+            began: required("began", watched.began)?.try_into()?,
+            failing: list("failing", watched.failing, failing)?.into_iter().collect(),
             confirmed_by: (!watched.confirmed_by.is_empty()).then_some(watched.confirmed_by),
         })
     }

@@ -6,12 +6,14 @@
 //! - [`step`]: what comes next after an effect has ended.
 //! - [`recover`]: how an interrupted operation goes on.
 //! - [`verdict`]: whether a release is well, relative to what was there before it.
+//! - [`hold`]: how long a probe must fail before it counts.
 //! - [`history`] and [`stats`]: what is told of operations afterwards.
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
 pub mod guard;
 pub mod history;
+pub mod hold;
 pub mod plan;
 pub mod recover;
 pub mod stats;

@@ -24,6 +24,8 @@
 //! was restarted needs an operator as well: nobody knows which release the processes that stay run. An end that does
 //! not belong to its phase counts as failed. Every operation ends: attempts only grow, and within one the phases do.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use super::verdict;
@@ -31,7 +33,7 @@ use crate::explain;
 use crate::model::digest::Digest;
 use crate::model::effect::{Effect, EffectEnd};
 use crate::model::health::{Health, Verdict};
-use crate::model::ids::{OperationId, ReleaseId};
+use crate::model::ids::{OperationId, ProbeName, ReleaseId};
 use crate::model::operation::{Operation, Outcome, Phase, Step, Trigger};
 use crate::model::plan::Plan;
 use crate::model::text::{Text, sanitize};
@@ -67,7 +69,7 @@ pub fn begin_external(plan: Plan, actor: String, now: Timestamp) -> Operation {
 /// Notes when the watch began; one that has begun already goes on.
 #[must_use]
 pub fn begin_watch(mut operation: Operation, now: Moment) -> Operation {
-    operation.watched.get_or_insert(Watched { began: now, confirmed_by: None });
+    operation.watched.get_or_insert(Watched { began: now, confirmed_by: None, failing: BTreeMap::new() });
     operation
 }
 
@@ -76,6 +78,18 @@ pub fn begin_watch(mut operation: Operation, now: Moment) -> Operation {
 pub fn confirm(mut operation: Operation, by: String) -> Operation {
     if let Some(watched) = &mut operation.watched {
         watched.confirmed_by.get_or_insert(by);
+    }
+    operation
+}
+
+/// Notes since when a probe of the watch fails; none when it does not any more.
+#[must_use]
+pub fn note_failing(mut operation: Operation, probe: ProbeName, since: Option<Moment>) -> Operation {
+    if let Some(watched) = &mut operation.watched {
+        match since {
+            Some(since) => watched.failing.insert(probe, since),
+            None => watched.failing.remove(&probe),
+        };
     }
     operation
 }
@@ -196,6 +210,9 @@ fn failure(step: &Step) -> Option<String> {
 
 fn judgement(verdict: Verdict, health: &Health) -> String {
     let mut parts = verdict::failures(health);
+    if verdict == Verdict::Inconclusive {
+        parts.extend(verdict::undecided(health));
+    }
     // A unit that runs again after a crash shows no failure by itself.
     if parts.is_empty() {
         parts.extend(health.units.iter().filter(|unit| unit.restarts > 0).map(|unit| {

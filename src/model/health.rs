@@ -14,6 +14,38 @@ pub enum Weight {
     Advisory,
 }
 
+/// What came of asking a probe. As JSON it is `true`, `false` or `null`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Option<bool>", from = "Option<bool>")]
+pub enum Answer {
+    /// It passed.
+    Passed,
+    /// It failed.
+    Failed,
+    /// It cannot tell: there are no data, or a limit is exceeded and not for long enough yet.
+    Undecided,
+}
+
+impl From<Answer> for Option<bool> {
+    fn from(answer: Answer) -> Self {
+        match answer {
+            Answer::Passed => Some(true),
+            Answer::Failed => Some(false),
+            Answer::Undecided => None,
+        }
+    }
+}
+
+impl From<Option<bool>> for Answer {
+    fn from(passed: Option<bool>) -> Self {
+        match passed {
+            Some(true) => Self::Passed,
+            Some(false) => Self::Failed,
+            None => Self::Undecided,
+        }
+    }
+}
+
 /// What one probe said, once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeResult {
@@ -21,8 +53,9 @@ pub struct ProbeResult {
     pub name: ProbeName,
     /// Whether it decides.
     pub weight: Weight,
-    /// Whether it passed after its consecutive tries.
-    pub passed: bool,
+    /// What came of it after its consecutive tries.
+    #[serde(rename = "passed")]
+    pub answer: Answer,
     /// How many tries were made.
     pub tries: u32,
     /// How long the last try took, in milliseconds.

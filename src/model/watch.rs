@@ -1,7 +1,11 @@
 //! The watch: the time after a deploy in which the agent verifies the new release and goes back by itself.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use super::ids::ProbeName;
 
 /// The shortest watch, and the shortest time to confirm: what fails at once fails within a second.
 pub const WATCH_MS_MIN: u64 = 1_000;
@@ -48,6 +52,9 @@ pub struct Watched {
     pub began: Moment,
     /// Who confirmed the release.
     pub confirmed_by: Option<String>,
+    /// The probes that fail and must do so for a while before it counts, each with the moment since when it does.
+    #[serde(default)]
+    pub failing: BTreeMap<ProbeName, Moment>,
 }
 
 impl Moment {

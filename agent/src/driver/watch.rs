@@ -145,7 +145,8 @@ impl Driver {
                     false
                 }
             };
-            let (judged, _) = verdict::judge(&operation.plan.baseline, &health, &before);
+            let judge = if is_over { verdict::judge_at_end } else { verdict::judge };
+            let (judged, _) = judge(&operation.plan.baseline, &health, &before);
             if is_over || judged == Verdict::ReleaseBad {
                 return EffectEnd::Judged { verdict: judged, health };
             }

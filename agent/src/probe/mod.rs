@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rollback::model::health::ProbeResult;
+use rollback::model::health::{Answer, ProbeResult};
 use rollback::model::text::sanitize;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -61,11 +61,11 @@ impl Prober for Probes {
             let seen = self.once(component, &probe.kind, own.min(deadline.saturating_duration_since(began))).await;
             let is_last = tries >= probe.failures || Instant::now() + interval >= deadline;
             if seen.is_ok() || is_last {
-                let (passed, detail) = seen.map_or_else(|why| (false, why), |what| (true, what));
+                let (answer, detail) = seen.map_or_else(|why| (Answer::Failed, why), |what| (Answer::Passed, what));
                 return ProbeResult {
                     name: probe.name.clone(),
                     weight: probe.weight,
-                    passed,
+                    answer,
                     tries,
                     duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
                     detail: sanitize(detail.as_bytes(), DETAIL_BYTES_MAX),

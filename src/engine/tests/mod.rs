@@ -2,6 +2,7 @@
 
 mod deploy;
 mod histories;
+mod hold;
 mod plan;
 mod recover;
 mod stats;
@@ -12,7 +13,7 @@ mod verdict;
 use jiff::Timestamp;
 
 use crate::model::digest::Digest;
-use crate::model::health::{Health, ProbeResult, UnitActive, UnitLoad, UnitState, Weight};
+use crate::model::health::{Answer, Health, ProbeResult, UnitActive, UnitLoad, UnitState, Weight};
 use crate::model::host::{Activation, Configuration, Current, ObservedComponent, ObservedRelease};
 use crate::model::ids::{OperationId, ReleaseId};
 use crate::model::operation::{Destination, Operation, Request, Trigger, Urgency};
@@ -49,7 +50,7 @@ pub(super) fn probe(name: &str, passed: bool) -> ProbeResult {
     ProbeResult {
         name: name.parse().expect("tests use valid names"),
         weight: Weight::Required,
-        passed,
+        answer: if passed { Answer::Passed } else { Answer::Failed },
         tries: 1,
         duration_ms: 3,
         detail: if passed { "HTTP 200" } else { "HTTP 500" }.to_owned(),
