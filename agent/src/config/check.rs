@@ -10,7 +10,7 @@ use rollback::model::policy::{ExternalDeploys, Policy, Timeouts};
 use rollback::model::watch::{WATCH_MS_MAX, WATCH_MS_MIN};
 
 use super::file::{Table, Value};
-use super::probes;
+use super::probes::{self, Around};
 use super::problem::Problems;
 use super::section::Section;
 use super::settings::{Backend, Component, ConfigurationFile, KeptConfiguration, Paths, ReleasesLayout, Tls};
@@ -127,8 +127,9 @@ pub(super) fn component(table: &Table, base: &Policy, paths: &Paths, problems: &
     let backend = backend(&mut section, &units);
     let configuration = section.table("configuration").and_then(kept);
     let timeouts = timeouts(&mut section);
-    let probes = probes::read(&mut section, &timeouts);
     let policy = policy(&mut section, base);
+    let around = Around { timeouts: &timeouts, policy: &policy, has_journal: has_journal(backend.as_ref()) };
+    let probes = probes::read(&mut section, &around);
     let retain = section.integer("retain", RETAIN).unwrap_or(RETAIN_DEFAULT);
     entries_differ(&section, &releases, &current, configuration.as_ref());
     section.finish();
@@ -250,6 +251,11 @@ fn backend(section: &mut Section<'_>, units: &[UnitName]) -> Option<Backend> {
             None
         }
     }
+}
+
+/// Tells whether lines of the units can be read with their time and their start.
+fn has_journal(backend: Option<&Backend>) -> bool {
+    !matches!(backend, Some(Backend::Process { .. }))
 }
 
 fn commands(section: &Section<'_>, table: Option<Section<'_>>, units: &[UnitName]) -> BTreeMap<UnitName, Vec<String>> {

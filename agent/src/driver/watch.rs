@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use rollback::chain::Chain;
+use rollback::engine::hold::{Holding, Kept};
 use rollback::engine::{step, verdict};
 use rollback::explain;
 use rollback::model::effect::{Effect, EffectEnd};
@@ -24,6 +25,9 @@ use crate::ports::PortError;
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// The same while a restart by another hand is awaited, which takes some ten milliseconds.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(50);
+/// Time that a probe has beyond the end of the watch, so that none fails because the watch is nearly over. It is let go
+/// with the watch.
+const BEYOND_THE_WATCH: Duration = Duration::from_secs(3_600);
 /// Results of probes that wait to be judged; each probe has one at a time.
 const RESULTS_WAITING_MAX: usize = 64;
 
@@ -48,8 +52,9 @@ impl Driver {
         let (began_at, began) = (self.clock().now(), self.clock().boottime());
         let snapshot = operation.clone();
         let confirms = matches!(effect, Effect::Confirmed { .. });
+        let (notes, mut noted) = mpsc::channel(RESULTS_WAITING_MAX);
         let work = async {
-            if confirms { self.confirmation(&snapshot).await } else { self.watch(component, &snapshot).await }
+            if confirms { self.confirmation(&snapshot).await } else { self.watch(component, &snapshot, notes).await }
         };
         tokio::pin!(work);
         let end = loop {
@@ -57,6 +62,13 @@ impl Driver {
                 end = &mut work => break end,
                 _ = orders.takeover.changed() => return (operation, None),
                 () = self.inner.leaving.cancelled() => return (operation, None),
+                Some((probe, since)) = noted.recv() => {
+                    operation = step::note_failing(operation, probe, since);
+                    // A probe that has failed for a while must not begin anew with the next agent.
+                    self.keep(&operation).await;
+                    let now = Progress { operation: Arc::new(operation.clone()), doing: Some(effect.clone()), head: None };
+                    self.publish(&component.environment, now);
+                }
                 Some(confirmation) = orders.confirmations.recv() => {
                     operation = step::confirm(operation, confirmation.by);
                     let kept = self.keep(&operation).await;
@@ -103,8 +115,9 @@ impl Driver {
         EffectEnd::Failed { error: format!("nobody confirmed it within {} s", lasts_ms / 1_000) }
     }
 
-    /// Looks at units and probes until the watch is over or the release is bad.
-    async fn watch(&self, component: &Component, operation: &Operation) -> EffectEnd {
+    /// Looks at units and probes until the watch is over or the release is bad. What is to be kept of the probes that
+    /// fail goes to `notes`.
+    async fn watch(&self, component: &Component, operation: &Operation, notes: mpsc::Sender<Kept>) -> EffectEnd {
         let ports = &self.inner.ports;
         let units = &operation.plan.units;
         if operation.trigger == Trigger::External && operation.recoveries == 0 {
@@ -123,13 +136,17 @@ impl Driver {
         // Kept from turn to turn: a new one each time would never end while probes answer more often than that.
         let mut look = ports.clock.sleep(LOOK_INTERVAL);
         let mut health = Health { units: before.clone(), probes: Vec::new() };
+        let mut holding = Holding::resume(operation, &self.moment());
         loop {
             let is_over = tokio::select! {
                 () = &mut over => true,
                 () = &mut asking => false,
                 Some(result) = results.recv() => {
-                    health.probes.retain(|known| known.name != result.name);
-                    health.probes.push(result);
+                    let for_ms = for_ms(component, &result);
+                    if let Some(kept) = holding.take(&mut health, result, for_ms, &self.moment()) {
+                        // Nobody listens any more only when the watch is left.
+                        notes.send(kept).await.ok();
+                    }
                     false
                 }
                 () = &mut look => {
@@ -160,7 +177,7 @@ impl Driver {
             let results = results.clone();
             async move {
                 loop {
-                    let result = ports.prober.ask(component, probe, left).await;
+                    let result = ports.prober.ask(component, probe, left + BEYOND_THE_WATCH).await;
                     if results.send(result).await.is_err() {
                         return;
                     }
@@ -200,6 +217,11 @@ impl Driver {
             }
         }
     }
+}
+
+/// How long a probe must fail before it counts.
+pub(super) fn for_ms(component: &Component, result: &ProbeResult) -> u64 {
+    component.probes.iter().find(|probe| probe.name == result.name).map_or(0, |probe| probe.for_ms)
 }
 
 /// Tells whether every unit has been started again and has come to rest.

@@ -1,8 +1,11 @@
 //! Tests of the probes against sockets and programs of their own: lies, floods, silence, and forks.
 #![expect(clippy::disallowed_methods, reason = "the programs under test leave their process ids in files")]
 
+mod rules;
+
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rollback::model::health::{UnitActive, UnitLoad, UnitState, Weight};
 use rollback::model::ids::UnitName;
@@ -11,7 +14,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::clock::SystemClock;
 use crate::config::{Backend, ExecProbe, HttpProbe, ReleasesLayout, TcpProbe};
+use crate::facts::HostFacts;
 use crate::ports::PortError;
 use crate::procfs;
 
@@ -19,7 +24,11 @@ use crate::procfs;
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// Units that all stand as told.
-struct Standing(UnitActive);
+struct Standing {
+    active: UnitActive,
+    /// How often they were started.
+    starts: Arc<AtomicU64>,
+}
 
 #[async_trait]
 impl Units for Standing {
@@ -33,13 +42,16 @@ impl Units for Standing {
         let state = |name: &UnitName| UnitState {
             name: name.clone(),
             load: UnitLoad::Loaded,
-            active: self.0,
+            active: self.active,
             sub: "word".to_owned(),
             main_pid: None,
-            invocation: String::new(),
+            invocation: format!("{:032x}", self.starts.load(Ordering::Relaxed)),
             restarts: 0,
         };
         Ok(units.iter().map(state).collect())
+    }
+    async fn processes(&self, _: &Component, _: &[UnitName]) -> Result<Vec<u32>, PortError> {
+        Ok(vec![std::process::id()])
     }
     async fn log_tail(&self, _: &Component, _: &[UnitName], _: usize) -> Vec<String> {
         Vec::new()
@@ -66,11 +78,16 @@ fn component() -> Component {
 
 fn probe(kind: ProbeKind) -> Probe {
     let name = "it".parse().expect("a name");
-    Probe { name, weight: Weight::Required, kind, timeout_ms: 5_000, interval_ms: 1, failures: 1 }
+    Probe { name, weight: Weight::Required, kind, timeout_ms: 5_000, interval_ms: 1, failures: 1, for_ms: 0 }
+}
+
+fn probes(active: UnitActive) -> Probes {
+    let standing = Standing { active, starts: Arc::default() };
+    Probes::new(Arc::new(standing), Arc::new(HostFacts), Arc::new(SystemClock))
 }
 
 async fn ask(probe: &Probe) -> ProbeResult {
-    Probes::new(Arc::new(Standing(UnitActive::Active))).ask(&component(), probe, LIMIT).await
+    probes(UnitActive::Active).ask(&component(), probe, LIMIT).await
 }
 
 /// Serves each answer to one connection, in order, the last one for ever.
@@ -98,7 +115,7 @@ async fn serve(answers: &'static [&'static str]) -> SocketAddr {
 
 fn http(address: SocketAddr, statuses: &[u16], body: Option<&str>) -> Probe {
     let (url, body) = (format!("http://{address}/healthz"), body.map(str::to_owned));
-    probe(ProbeKind::Http(HttpProbe { url, statuses: statuses.to_vec(), body }))
+    probe(ProbeKind::Http(HttpProbe { url, statuses: statuses.to_vec(), body, json: None, latency_max_ms: None }))
 }
 
 fn exec(script: &str) -> Probe {
@@ -148,7 +165,7 @@ async fn silent_server_fails_at_the_probes_own_limit_and_at_the_whole_one() {
     let silent = Probe { timeout_ms: 50, ..http(serve(&[""]).await, &[], None) };
     assert_eq!(ask(&silent).await.detail, "no answer within 50 ms");
     let patient = Probe { timeout_ms: 60_000, failures: 100, ..silent };
-    let probes = Probes::new(Arc::new(Standing(UnitActive::Active)));
+    let probes = probes(UnitActive::Active);
     let result = probes.ask(&component(), &patient, Duration::from_millis(100)).await;
     assert_eq!((result.answer == Answer::Passed, result.tries), (false, 1));
 }
@@ -167,7 +184,14 @@ async fn refused_connections_are_said_in_plain_words() {
 #[tokio::test]
 async fn https_to_a_server_without_tls_fails_with_a_reason() {
     let url = format!("https://{}/", serve(&[BAD]).await);
-    let result = ask(&probe(ProbeKind::Http(HttpProbe { url, statuses: Vec::new(), body: None }))).await;
+    let result = ask(&probe(ProbeKind::Http(HttpProbe {
+        url,
+        statuses: Vec::new(),
+        body: None,
+        json: None,
+        latency_max_ms: None,
+    })))
+    .await;
     assert!(!(result.answer == Answer::Passed) && !result.detail.is_empty(), "{result:?}");
 }
 
@@ -175,7 +199,7 @@ async fn https_to_a_server_without_tls_fails_with_a_reason() {
 async fn unit_probe_names_the_units_that_do_not_run() {
     let unit = probe(ProbeKind::Unit);
     assert_eq!(ask(&unit).await.detail, "1 unit runs");
-    let failed = Probes::new(Arc::new(Standing(UnitActive::Failed)));
+    let failed = probes(UnitActive::Failed);
     let result = failed.ask(&component(), &unit, LIMIT).await;
     assert_eq!((result.answer == Answer::Passed, result.detail.as_str()), (false, "`web.service` is failed (word)"));
 }

@@ -3,9 +3,10 @@
 use jiff::Timestamp;
 use proptest::prelude::*;
 
-use super::probe;
-use crate::engine::hold::{Failing, GAP_MS, hold};
-use crate::model::health::{Answer, ProbeResult};
+use super::{operation, probe};
+use crate::engine::hold::{Failing, GAP_MS, Holding, hold};
+use crate::engine::step::{begin_watch, note_failing};
+use crate::model::health::{Answer, Health, ProbeResult};
 use crate::model::watch::Moment;
 
 fn at(boot: &str, second: u64) -> Moment {
@@ -52,6 +53,45 @@ fn the_time_goes_on_over_a_reboot() {
     let after = Moment { since_boot_ms: 5, ..at("b", 400) };
     let (judged, _) = hold(result(Answer::Failed), 300_000, Some(since), &after);
     assert_eq!((judged.answer, judged.detail.as_str()), (Answer::Failed, "HTTP 200, for 5m"));
+}
+
+#[test]
+fn a_watch_keeps_since_when_a_probe_fails_and_goes_on_with_it() {
+    use Answer::{Failed, Passed, Undecided};
+    let mut holding = Holding::default();
+    let mut health = Health { units: Vec::new(), probes: Vec::new() };
+    // What it says and when, what counts in the health then, what is to be kept.
+    let table = [
+        (Undecided, 10, Undecided, None),
+        (Passed, 11, Passed, None),
+        // Without data it has passed still.
+        (Undecided, 12, Passed, None),
+        (Failed, 13, Undecided, Some(Some(13))),
+        (Failed, 14, Undecided, None),
+        (Undecided, 15, Undecided, None),
+        (Passed, 16, Passed, Some(None)),
+        (Failed, 20, Undecided, Some(Some(20))),
+        (Failed, 80, Failed, None),
+    ];
+    for (answer, now, counts, kept) in table {
+        let kept = kept.map(|since| (result(answer).name, since.map(|second| at("a", second))));
+        assert_eq!(holding.take(&mut health, result(answer), 60_000, &at("a", now)), kept, "{now}");
+        assert_eq!(health.probes.iter().map(|probe| probe.answer).collect::<Vec<_>>(), [counts], "{now}");
+    }
+    // One that needs no time has nothing to go on with.
+    assert_eq!(Holding::default().take(&mut health, result(Failed), 0, &at("a", 90)), None);
+    // The next agent, an hour later.
+    let watched = note_failing(
+        begin_watch(operation(&["b"], Some("a"), true), at("a", 5)),
+        result(Failed).name,
+        Some(at("a", 20)),
+    );
+    let mut next = Holding::resume(&watched, &at("b", 4_000));
+    assert_eq!(next.take(&mut health, result(Undecided), 60_000, &at("b", 4_001)), None);
+    assert_eq!(next.take(&mut health, result(Failed), 60_000, &at("b", 4_002)), None);
+    assert_eq!(health.probes[0].answer, Failed);
+    let healed = note_failing(watched, result(Passed).name, None);
+    assert!(healed.watched.is_some_and(|watched| watched.failing.is_empty()));
 }
 
 proptest! {
