@@ -225,6 +225,17 @@ fn use_is_judged_by_memory_growth_and_cpu() {
         looks(cpu, &[(0, 1, 500.0), (10, 1, 5_600.0)]),
         Reading::Beyond("51 % of a CPU, 50 % is the limit".into())
     );
+    let climb = Limits { cpu_growth_per_min: Some(20), ..Limits::default() };
+    let (steady, faster) = (
+        [(0, 1, 0.0), (20, 1, 4e3), (40, 1, 8e3), (60, 1, 12e3)],
+        [(0, 1, 0.0), (20, 1, 4e3), (40, 1, 12e3), (60, 1, 24e3)],
+    );
+    assert_eq!(looks(climb, &steady), Reading::Within("the use of CPU grows by 0 % a minute".into()));
+    assert_eq!(
+        looks(climb, &faster),
+        Reading::Beyond("the use of CPU grows by 30 % a minute, 20 % is the limit".into())
+    );
+    assert!(matches!(looks(climb, &steady[..2]), Reading::Unknown(_)));
     assert!(
         matches!(looks(Limits { memory_max: Some(mib(1)), ..cpu }, &[(0, 5, 0.0)]), Reading::Beyond(_)),
         "one is enough"

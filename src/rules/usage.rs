@@ -1,4 +1,4 @@
-//! Rules over what processes use: memory and CPU above a limit, and memory that grows.
+//! Rules over what processes use: memory and CPU, above a limit or growing at a rate.
 
 use super::Reading;
 use super::counters::{Counters, Counts};
@@ -18,6 +18,8 @@ pub struct Limits {
     pub memory_growth_per_min: Option<u64>,
     /// Use of the processors in percent of one.
     pub cpu_max: Option<u32>,
+    /// Growth of that use, in percent of one processor a minute.
+    pub cpu_growth_per_min: Option<u32>,
 }
 
 /// What the processes used over time.
@@ -26,13 +28,20 @@ pub struct Usage {
     window_ms: u64,
     memory: Window<u64>,
     cpu: Counters<()>,
+    /// The use of the processors at each look, in percent of one.
+    percent: Window<f64>,
 }
 
 impl Usage {
     /// Makes a use that was never looked at.
     #[must_use]
     pub fn new(window_ms: u64) -> Self {
-        Self { window_ms, memory: Window::new(window_ms), cpu: Counters::new(window_ms) }
+        Self {
+            window_ms,
+            memory: Window::new(window_ms),
+            cpu: Counters::new(window_ms),
+            percent: Window::new(window_ms),
+        }
     }
 
     /// Takes a look: the memory of all in bytes, and of each process the milliseconds of CPU so far.
@@ -40,6 +49,10 @@ impl Usage {
         self.memory.push(now_ms, memory_bytes);
         let counts: Counts<()> = cpu_ms.into_iter().map(|(process, used)| (((), process), used)).collect();
         self.cpu.look(now_ms, counts);
+        if let Some(growth) = self.cpu.growth() {
+            let used_ms = growth.by.get(&()).copied().unwrap_or(0.0);
+            self.percent.push(now_ms, used_ms * 100.0 / float(growth.over_ms.max(1)));
+        }
     }
 
     /// Judges the use by its limits; beyond one of them is beyond.
@@ -48,7 +61,8 @@ impl Usage {
         let mut within = Vec::new();
         let mut unknown = Vec::new();
         let mut beyond = Vec::new();
-        for reading in [self.memory(limits), self.growth(limits), self.cpu(limits)].into_iter().flatten() {
+        let readings = [self.memory(limits), self.growth(limits), self.cpu(limits), self.cpu_growth(limits)];
+        for reading in readings.into_iter().flatten() {
             match reading {
                 Reading::Within(words) => within.push(words),
                 Reading::Unknown(words) => unknown.push(words),
@@ -93,16 +107,34 @@ impl Usage {
 
     fn cpu(&self, limits: &Limits) -> Option<Reading> {
         let max = limits.cpu_max?;
-        let Some(growth) = self.cpu.growth() else { return Some(unread("CPU")) };
-        #[expect(clippy::cast_precision_loss, reason = "a window is far below 2^52 milliseconds")]
-        let percent = growth.by.get(&()).copied().unwrap_or(0.0) * 100.0 / growth.over_ms.max(1) as f64;
+        let Some(percent) = self.percent.newest() else { return Some(unread("CPU")) };
         let words = format!("{percent:.0} % of a CPU");
-        Some(if percent > f64::from(max) {
+        Some(if *percent > f64::from(max) {
             Reading::Beyond(format!("{words}, {max} % is the limit"))
         } else {
             Reading::Within(words)
         })
     }
+
+    fn cpu_growth(&self, limits: &Limits) -> Option<Reading> {
+        let max = limits.cpu_growth_per_min?;
+        let ends = self.percent.ends().filter(|(.., over_ms)| *over_ms >= self.window_ms / GROWTH_PART);
+        let Some((first, last, over_ms)) = ends else {
+            return Some(Reading::Unknown("how fast the use of CPU grows is not known yet".to_owned()));
+        };
+        let per_min = (last - first).max(0.0) * 60_000.0 / float(over_ms.max(1));
+        let words = format!("the use of CPU grows by {per_min:.0} % a minute");
+        Some(if per_min > f64::from(max) {
+            Reading::Beyond(format!("{words}, {max} % is the limit"))
+        } else {
+            Reading::Within(words)
+        })
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a window is far below 2^52 milliseconds")]
+fn float(millis: u64) -> f64 {
+    millis as f64
 }
 
 fn unread(what: &str) -> Reading {

@@ -195,7 +195,8 @@ fn kind(kind: &ProbeKind) -> Keys {
             let sizes = [("max_memory", limits.memory_max), ("max_memory_growth", limits.memory_growth_per_min)];
             let mut keys: Keys = vec![("kind", "resource".into())];
             keys.extend(sizes.into_iter().filter_map(|(key, bytes)| Some((key, bytes_text(bytes?).into()))));
-            keys.extend(limits.cpu_max.map(|percent| ("max_cpu", i64::from(percent).into())));
+            let percents = [("max_cpu", limits.cpu_max), ("max_cpu_growth", limits.cpu_growth_per_min)];
+            keys.extend(percents.into_iter().filter_map(|(key, percent)| Some((key, i64::from(percent?).into()))));
             keys.push(("window", duration_text(resource.window_ms).into()));
             keys
         }

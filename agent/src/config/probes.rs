@@ -83,6 +83,10 @@ fn fits(section: &Section<'_>, probe: &Probe, around: &Around<'_>) {
         let what = format_args!("it must fail for {needs}, and a watch ends after {watch} already");
         section.problem_hint("for", what, "raise `watch` in `[policy]`, or lower `for`");
     }
+    if matches!(&probe.kind, ProbeKind::Http(http) if http.latency_max_ms.is_some_and(|max| max > probe.timeout_ms)) {
+        let what = format_args!("a try ends after {} already", duration_text(probe.timeout_ms));
+        section.problem_hint("max_latency", what, "raise `timeout`, or lower `max_latency`");
+    }
     if matches!(probe.kind, ProbeKind::Log(_)) && !around.has_journal {
         section.problem("kind", "the process backend keeps no journal that a probe of the kind \"log\" could read");
     }
@@ -143,7 +147,7 @@ fn weight(section: &mut Section<'_>) -> Option<Weight> {
 const KINDS: &str = "\"unit\", \"http\", \"tcp\", \"exec\", \"log\", \"metric\" or \"resource\"";
 
 /// The keys that not every kind has, with the kinds that have them.
-const KEYS: [(&str, &[&str]); 25] = [
+const KEYS: [(&str, &[&str]); 26] = [
     ("url", &["http", "metric"]),
     ("statuses", &["http"]),
     ("body", &["http"]),
@@ -168,6 +172,7 @@ const KEYS: [(&str, &[&str]); 25] = [
     ("max_memory", &["resource"]),
     ("max_memory_growth", &["resource"]),
     ("max_cpu", &["resource"]),
+    ("max_cpu_growth", &["resource"]),
     // Of lines those count that were written within a time; that time is theirs.
     ("for", &["unit", "http", "tcp", "exec", "metric", "resource"]),
 ];

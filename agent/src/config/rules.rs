@@ -192,9 +192,11 @@ pub(super) fn resource(section: &mut Section<'_>) -> Option<ResourceProbe> {
         memory_max: section.bytes("max_memory", MEMORY_BYTES),
         memory_growth_per_min: section.bytes("max_memory_growth", GROWTH_BYTES),
         cpu_max: section.integer("max_cpu", CPU_PERCENT),
+        cpu_growth_per_min: section.integer("max_cpu_growth", CPU_PERCENT),
     };
-    if !["max_memory", "max_memory_growth", "max_cpu"].iter().any(|key| section.has(key)) {
-        section.missing("max_memory", "or `max_memory_growth`, or `max_cpu`: `max_memory = \"512MiB\"`");
+    if !["max_memory", "max_memory_growth", "max_cpu", "max_cpu_growth"].iter().any(|key| section.has(key)) {
+        section
+            .missing("max_memory", "or `max_memory_growth`, `max_cpu` or `max_cpu_growth`: `max_memory = \"512MiB\"`");
     }
     let window_ms = section.millis("window", WINDOW_MILLIS).unwrap_or(WINDOW_DEFAULT_MS);
     Some(ResourceProbe { limits, window_ms })

@@ -121,8 +121,7 @@ impl<'a> Section<'a> {
         let node = self.node(key)?;
         let number = match node.value {
             Value::Float(number) => number,
-            // Exact: no bound of a key is beyond 2^52.
-            Value::Integer(number) => i32::try_from(number).map_or(f64::NAN, f64::from),
+            Value::Integer(number) => float(number),
             Value::Text(_) | Value::Flag(_) | Value::List(_) | Value::Table(_) | Value::Other(_) => {
                 return self.wrong(key, node, "a number");
             }
@@ -279,6 +278,11 @@ impl<'a> Section<'a> {
 /// Writes milliseconds as the configuration does: `1m 30s`.
 pub(super) fn duration_text(millis: u64) -> String {
     format!("{:#}", SignedDuration::from_millis(i64::try_from(millis).unwrap_or(i64::MAX)))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "nobody writes a limit whose sixteenth digit matters")]
+fn float(number: i64) -> f64 {
+    number as f64
 }
 
 /// The units of sizes, the largest first.

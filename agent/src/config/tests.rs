@@ -185,7 +185,7 @@ fn every_bad_rule_has_its_line_and_its_words() {
         (
             "kind = \"resource\"",
             "web.toml:5: `probes.max_memory` is missing \
-             (or `max_memory_growth`, or `max_cpu`: `max_memory = \"512MiB\"`)"
+             (or `max_memory_growth`, `max_cpu` or `max_cpu_growth`: `max_memory = \"512MiB\"`)"
                 .to_owned(),
         ),
         (
@@ -205,6 +205,10 @@ fn every_bad_rule_has_its_line_and_its_words() {
     for (more, words) in table {
         assert_eq!(component_problems(&format!("[[probes]]\nname = \"a\"\n{more}")), words, "{more}");
     }
+    assert_eq!(
+        component_problems("[[probes]]\nname = \"a\"\nkind = \"http\"\nurl = \"http://x/\"\nmax_latency = \"3s\""),
+        "web.toml:9: `probes.max_latency`: a try ends after 2s already (raise `timeout`, or lower `max_latency`)"
+    );
     let process = "backend = \"process\"\ncommands = { \"web.service\" = [\"bin/web\"] }\n\
         [[probes]]\nname = \"a\"\nkind = \"log\"\npatterns = [\"FATAL\"]";
     assert_eq!(
