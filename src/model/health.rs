@@ -135,3 +135,20 @@ pub enum Verdict {
     /// Nothing required could be asked.
     Inconclusive,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_stored_as_they_were_before_there_were_three() {
+        for (json, answer) in [("true", Answer::Passed), ("false", Answer::Failed), ("null", Answer::Undecided)] {
+            let text = format!(
+                r#"{{"name":"it","weight":"required","passed":{json},"tries":1,"duration_ms":2,"detail":"words"}}"#
+            );
+            let read: ProbeResult = serde_json::from_str(&text).expect("a result");
+            assert_eq!(read.answer, answer);
+            assert_eq!(serde_json::to_string(&read).expect("JSON"), text);
+        }
+    }
+}
