@@ -180,6 +180,7 @@ pub fn effect(effect: &Effect) -> String {
         Effect::UnitsStarted { units } => format!("starting {}", quoted(units)),
         Effect::Verified { release } => format!("verifying `{release}`"),
         Effect::Watched { release } => format!("watching `{release}`"),
+        Effect::Decided { release } => format!("waiting for a decision about `{release}`"),
         Effect::Confirmed { release } => format!("waiting for `{release}` to be confirmed"),
     }
 }
@@ -205,6 +206,7 @@ pub fn phase(phase: &Phase) -> String {
         Phase::Starting => "the units are being started".to_owned(),
         Phase::Verifying => "the release is being verified".to_owned(),
         Phase::Watching => "the release is being watched".to_owned(),
+        Phase::Asking => "a decision is needed: `rbctl decide`".to_owned(),
         Phase::Confirming => "the release waits to be confirmed".to_owned(),
         Phase::Ended { outcome: end } => outcome(end),
     }

@@ -134,7 +134,7 @@ put() {
     if [ -f "$here/rollback.catalog" ]; then
         install -D -m 0644 "$here/rollback.catalog" "$root/usr/lib/systemd/catalog/rollback.catalog"
     fi
-    for example in agent.toml components.d/web.toml components.d/backups.toml; do
+    for example in agent.toml components.d/web.toml components.d/backups.toml components.d/rules.toml; do
         install -D -m 0644 "$here/examples/$example" "$root/usr/share/doc/rollback/examples/$example"
     done
     for page in install configuration cli runbook; do

@@ -150,14 +150,15 @@ pub async fn run(paths: Paths, hostname: String) -> Result<(), AppError> {
     let audit = Audit::start(Arc::clone(&history), JOURNALD.as_ref(), &paths.state.join("audit.cursor"))
         .map_err(part("cannot start the audit"))?;
     let units = Arc::new(Managers::default());
+    let facts = Arc::new(HostFacts);
     let ports = Ports {
         store: Arc::new(DiskStore::new()),
         units: Arc::clone(&units) as _,
-        prober: Arc::new(Probes::new(units)),
+        prober: Arc::new(Probes::new(units, Arc::clone(&facts) as _, Arc::clone(&clock))),
         history: Arc::clone(&history),
         journal: Arc::new(journal),
         clock: Arc::clone(&clock),
-        facts: Arc::new(HostFacts),
+        facts,
         dead_man: Arc::new(Switches::new(&paths.state)),
     };
     let tls = settings.tls.clone().map(|tls| HotTls::open(tls, settings.host.clone(), Arc::clone(&clock))).transpose();

@@ -169,6 +169,12 @@ pub trait Units: Send + Sync {
     /// When the manager does not answer; a unit that does not exist is a state, not an error.
     async fn states(&self, component: &Component, units: &[UnitName]) -> Result<Vec<UnitState>, PortError>;
 
+    /// Lists the processes of the units.
+    ///
+    /// # Errors
+    /// When the manager does not answer; a unit that does not run has no process.
+    async fn processes(&self, component: &Component, units: &[UnitName]) -> Result<Vec<u32>, PortError>;
+
     /// Gives the last lines that the units logged, oldest first, at most `lines_max`; empty when there are none to be had.
     async fn log_tail(&self, component: &Component, units: &[UnitName], lines_max: usize) -> Vec<String>;
 }
@@ -384,4 +390,20 @@ pub trait Clock: Send + Sync {
 pub trait Facts: Send + Sync {
     /// Describes a process in one line; none when it is gone.
     fn process(&self, pid: u32) -> Option<String>;
+
+    /// Tells what processes use; those that are gone are left out.
+    fn used(&self, pids: &[u32]) -> Vec<Used>;
+}
+
+/// What a process uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Used {
+    /// The process.
+    pub pid: u32,
+    /// When it was started, in seconds since 1970: a process id alone is given again.
+    pub started_at: u64,
+    /// Its resident memory.
+    pub memory_bytes: u64,
+    /// The CPU that it has used so far, in milliseconds.
+    pub cpu_ms: u64,
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    apply, audit, completion, confirm, demo, deploy, history, man, pki, plan, quarantine, releases, rollback, show,
-    stats, status, verify, watch,
+    apply, audit, completion, confirm, decide, demo, deploy, explain, history, man, pki, plan, quarantine, releases,
+    rollback, show, stats, status, trigger, verify, watch,
 };
 
 /// Takes systemd services back to their last good release.
@@ -91,6 +91,12 @@ pub enum Command {
     Deploy(deploy::DeployArgs),
     /// Says that a deploy is well, so that it does not go back.
     Confirm(confirm::ConfirmArgs),
+    /// Answers an operation that asks whether what runs is left.
+    Decide(decide::DecideArgs),
+    /// Tells an alert; a bad one asks for a decision, and never goes back by itself.
+    Trigger(trigger::TriggerArgs),
+    /// Prints the tables that agents decide by.
+    Explain(explain::ExplainArgs),
     /// Forbids a release by its digest, and allows it again.
     Quarantine(quarantine::QuarantineArgs),
     /// Runs a saved plan; refused when the host has changed since.

@@ -1,7 +1,8 @@
 //! Units, probes and verdicts.
 
 use super::{ConvertError, enum_words, list, name, word};
-use crate::model::health::{Health, ProbeResult, UnitActive, UnitLoad, UnitState, Verdict, Weight};
+use crate::model::decision::Severity;
+use crate::model::health::{Answer, Health, ProbeResult, UnitActive, UnitLoad, UnitState, Verdict, Weight};
 use crate::wire::v1;
 
 enum_words!(UnitLoad, v1::UnitLoad, "load", {
@@ -9,6 +10,9 @@ enum_words!(UnitLoad, v1::UnitLoad, "load", {
 });
 enum_words!(UnitActive, v1::UnitActive, "active", {
     Active <=> Active, Activating <=> Activating, Deactivating <=> Deactivating, Inactive <=> Inactive, Failed <=> Failed,
+});
+enum_words!(Severity, v1::Severity, "severity", {
+    Low <=> Low, Medium <=> Medium, High <=> High, Critical <=> Critical,
 });
 enum_words!(Verdict, v1::Verdict, "verdict", {
     Passing <=> Passing, ReleaseBad <=> ReleaseBad, EnvironmentBad <=> EnvironmentBad, Inconclusive <=> Inconclusive,
@@ -52,10 +56,12 @@ impl From<ProbeResult> for v1::ProbeResult {
                 Weight::Required => true,
                 Weight::Advisory => false,
             },
-            passed: probe.passed,
+            passed: probe.answer == Answer::Passed,
             tries: probe.tries,
             duration_ms: probe.duration_ms,
             detail: probe.detail,
+            undecided: probe.answer == Answer::Undecided,
+            severity: v1::Severity::from(probe.severity).into(),
         }
     }
 }
@@ -67,10 +73,15 @@ impl TryFrom<v1::ProbeResult> for ProbeResult {
         Ok(Self {
             name: name("name", &probe.name)?,
             weight: if probe.required { Weight::Required } else { Weight::Advisory },
-            passed: probe.passed,
+            answer: match (probe.undecided, probe.passed) {
+                (true, _) => Answer::Undecided,
+                (false, true) => Answer::Passed,
+                (false, false) => Answer::Failed,
+            },
             tries: probe.tries,
             duration_ms: probe.duration_ms,
             detail: probe.detail,
+            severity: word::<v1::Severity>("severity", probe.severity)?.try_into()?,
         })
     }
 }

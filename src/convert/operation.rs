@@ -9,7 +9,7 @@ use crate::model::ids::UnitName;
 use crate::model::operation::{ChainHead, Evidence, Operation, Outcome, Phase, Step, Trigger};
 use crate::wire::v1;
 
-enum_words!(Trigger, v1::Trigger, "trigger", { Manual <=> Manual, External <=> External });
+enum_words!(Trigger, v1::Trigger, "trigger", { Manual <=> Manual, External <=> External, Alert <=> Alert });
 
 fn units_out(units: &[UnitName]) -> v1::UnitList {
     v1::UnitList { units: units.iter().map(ToString::to_string).collect() }
@@ -31,6 +31,7 @@ impl From<Effect> for v1::Effect {
                 Effect::UnitsStarted { units } => Wire::UnitsStarted(units_out(&units)),
                 Effect::Verified { release } => Wire::Verified(release.to_string()),
                 Effect::Watched { release } => Wire::Watched(release.to_string()),
+                Effect::Decided { release } => Wire::Decided(release.to_string()),
                 Effect::Confirmed { release } => Wire::Confirmed(release.to_string()),
             }),
         }
@@ -50,6 +51,7 @@ impl TryFrom<v1::Effect> for Effect {
             Wire::UnitsStarted(units) => Self::UnitsStarted { units: units_in(units)? },
             Wire::Verified(id) => Self::Verified { release: name("release", &id)? },
             Wire::Watched(id) => Self::Watched { release: name("release", &id)? },
+            Wire::Decided(id) => Self::Decided { release: name("release", &id)? },
             Wire::Confirmed(id) => Self::Confirmed { release: name("release", &id)? },
         })
     }
@@ -68,6 +70,7 @@ impl From<Step> for v1::Step {
                     verdict: v1::Verdict::from(verdict).into(),
                     health: Some(health.into()),
                 }),
+                EffectEnd::Decided { back, why } => End::Decided(v1::Decision { back, why }),
                 EffectEnd::Failed { error } => End::Failed(error),
             }),
             recovered: step.recovered,
@@ -90,6 +93,7 @@ impl TryFrom<v1::Step> for Step {
                     verdict: word::<v1::Verdict>("verdict", judgement.verdict)?.try_into()?,
                     health: required("health", judgement.health)?.try_into()?,
                 },
+                End::Decided(decision) => EffectEnd::Decided { back: decision.back, why: decision.why },
                 End::Failed(error) => EffectEnd::Failed { error },
             },
             recovered: step.recovered,
@@ -155,6 +159,7 @@ impl From<Phase> for v1::Phase {
                 Phase::Starting => Wire::Starting(v1::Empty {}),
                 Phase::Verifying => Wire::Verifying(v1::Empty {}),
                 Phase::Watching => Wire::Watching(v1::Empty {}),
+                Phase::Asking => Wire::Asking(v1::Empty {}),
                 Phase::Confirming => Wire::Confirming(v1::Empty {}),
                 Phase::Ended { outcome } => Wire::Ended(outcome.into()),
             }),
@@ -175,6 +180,7 @@ impl TryFrom<v1::Phase> for Phase {
             Wire::Starting(v1::Empty {}) => Self::Starting,
             Wire::Verifying(v1::Empty {}) => Self::Verifying,
             Wire::Watching(v1::Empty {}) => Self::Watching,
+            Wire::Asking(v1::Empty {}) => Self::Asking,
             Wire::Confirming(v1::Empty {}) => Self::Confirming,
             Wire::Ended(outcome) => Self::Ended { outcome: outcome.try_into()? },
         })
@@ -195,6 +201,7 @@ impl From<Operation> for v1::Operation {
             recoveries: operation.recoveries,
             took_over: optional_text(operation.took_over.as_ref()),
             watched: operation.watched.map(Into::into),
+            asked: operation.asked.map(Into::into),
         }
     }
 }
@@ -215,6 +222,7 @@ impl TryFrom<v1::Operation> for Operation {
             recoveries: operation.recoveries,
             took_over: name_or_none("took_over", &operation.took_over)?,
             watched: operation.watched.map(TryInto::try_into).transpose()?,
+            asked: operation.asked.map(TryInto::try_into).transpose()?,
         })
     }
 }

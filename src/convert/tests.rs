@@ -8,9 +8,10 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::{ConvertError, LIST_ITEMS_MAX};
+use crate::model::decision::{Asked, Severity, Undecided};
 use crate::model::digest::Digest;
 use crate::model::effect::{Effect, EffectEnd};
-use crate::model::health::{Health, ProbeResult, UnitActive, UnitLoad, UnitState, Verdict, Weight};
+use crate::model::health::{Answer, Health, ProbeResult, UnitActive, UnitLoad, UnitState, Verdict, Weight};
 use crate::model::host::{Configuration, Fact, Lease, ObservedRelease, fence};
 use crate::model::ids::{ComponentName, Environment, HostName, OperationId, ProbeName, ReleaseId, UnitName, Version};
 use crate::model::operation::{
@@ -105,9 +106,10 @@ prop_compose! {
     fn probe()(
         name in parsed::<ProbeName>("[a-z]{1,9}"),
         weight in select(vec![Weight::Required, Weight::Advisory]),
-        passed: bool, tries: u32, duration_ms: u64, detail in words(),
+        answer in select(vec![Answer::Passed, Answer::Failed, Answer::Undecided]),
+        tries: u32, duration_ms: u64, detail in words(), severity in select(Severity::ALL.to_vec()),
     ) -> ProbeResult {
-        ProbeResult { name, weight, passed, tries, duration_ms, detail }
+        ProbeResult { name, weight, answer, tries, duration_ms, detail, severity }
     }
 }
 
@@ -133,16 +135,32 @@ prop_compose! {
         auto: bool,
         confirm_ms in option::of(WATCH_MS_MIN..=WATCH_MS_MAX),
         dead_man: bool,
+        automatic_from in select(Severity::ALL.to_vec()),
+        ask_ms: u64,
+        undecided in select(vec![Undecided::RollBack, Undecided::Stay]),
     ) -> Watch {
-        Watch { lasts_ms, auto, confirm_ms, dead_man }
+        Watch { lasts_ms, auto, confirm_ms, dead_man, automatic_from, ask_ms, undecided }
+    }
+}
+
+prop_compose! {
+    fn moment()(boot in some_words(), since_boot_ms: u64, at in time()) -> Moment {
+        Moment { boot, since_boot_ms, at }
     }
 }
 
 prop_compose! {
     fn watched()(
-        boot in some_words(), since_boot_ms: u64, at in time(), confirmed_by in option::of(some_words()),
+        began in moment(), confirmed_by in option::of(some_words()),
+        failing in prop::collection::btree_map(parsed::<ProbeName>("[a-z]{1,9}"), moment(), 0..3),
     ) -> Watched {
-        Watched { began: Moment { boot, since_boot_ms, at }, confirmed_by }
+        Watched { began, confirmed_by, failing }
+    }
+}
+
+prop_compose! {
+    fn asked()(boot in some_words(), since_boot_ms: u64, at in time(), lasts_ms: u64) -> Asked {
+        Asked { since: Moment { boot, since_boot_ms, at }, lasts_ms }
     }
 }
 
@@ -294,11 +312,13 @@ fn step() -> impl Strategy<Value = Step> {
         release_id().prop_map(|release| Effect::Verified { release }),
         release_id().prop_map(|release| Effect::Watched { release }),
         release_id().prop_map(|release| Effect::Confirmed { release }),
+        release_id().prop_map(|release| Effect::Decided { release }),
     ];
     let end = prop_oneof![
         Just(EffectEnd::Ensured),
         (verdict(), health()).prop_map(|(verdict, health)| EffectEnd::Judged { verdict, health }),
         words().prop_map(|error| EffectEnd::Failed { error }),
+        (any::<bool>(), words()).prop_map(|(back, why)| EffectEnd::Decided { back, why }),
     ];
     (effect, time(), any::<u64>(), end, any::<bool>()).prop_map(|(effect, began_at, duration_us, end, recovered)| {
         Step { effect, began_at, duration_us, end, recovered }
@@ -326,6 +346,7 @@ fn phase() -> impl Strategy<Value = Phase> {
         Just(Phase::Verifying),
         Just(Phase::Watching),
         Just(Phase::Confirming),
+        Just(Phase::Asking),
         outcome.prop_map(|outcome| Phase::Ended { outcome }),
     ]
 }
@@ -334,10 +355,11 @@ prop_compose! {
     fn operation()(
         id in operation_id(), actor in words(), plan in plan(), accepted_at in time(), attempt in 0_usize..9,
         phase in phase(), steps in few(step()), recoveries: u32, took_over in option::of(operation_id()),
-        trigger in select(vec![Trigger::Manual, Trigger::External]), watched in option::of(watched()),
+        trigger in select(vec![Trigger::Manual, Trigger::External, Trigger::Alert]),
+        (watched, asked) in (option::of(watched()), option::of(asked())),
     ) -> Operation {
         Operation {
-            id, trigger, actor, plan, accepted_at, attempt, phase, steps, recoveries, took_over, watched,
+            id, trigger, actor, plan, accepted_at, attempt, phase, steps, recoveries, took_over, watched, asked,
         }
     }
 }

@@ -6,7 +6,9 @@
 //! - [`step`]: what comes next after an effect has ended.
 //! - [`recover`]: how an interrupted operation goes on.
 //! - [`retain`]: which releases are removed; [`floor`]: which are too old.
+//! - [`trigger`]: how bad a failure is, and what it leads to.
 //! - [`verdict`]: whether a release is well, relative to what was there before it.
+//! - [`hold`]: how long a probe must fail before it counts.
 //! - [`history`] and [`stats`]: what is told of operations afterwards.
 
 #![deny(clippy::wildcard_enum_match_arm)]
@@ -14,12 +16,14 @@
 pub mod floor;
 pub mod guard;
 pub mod history;
+pub mod hold;
 pub mod plan;
 pub mod recover;
 pub mod retain;
 pub mod stats;
 pub mod step;
 pub mod target;
+pub mod trigger;
 pub mod verdict;
 
 #[cfg(test)]

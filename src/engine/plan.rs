@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::target::Choice;
 use super::{guard, target, verdict};
 use crate::explain;
-use crate::model::health::{UnitActive, UnitLoad, Weight};
+use crate::model::health::{Answer, UnitActive, UnitLoad, Weight};
 use crate::model::host::{self, Configuration, Current, Fact, ObservedComponent, ObservedRelease};
 use crate::model::ids::{OperationId, ReleaseId};
 use crate::model::operation::Request;
@@ -58,6 +58,9 @@ fn watch(terms: WatchTerms, policy: &Policy, is_spent: bool) -> Watch {
         confirm_ms: terms.confirm_ms,
         // What does not go back by itself does not do so behind the agent's back either.
         dead_man: policy.dead_man == DeadManSwitch::Armed && (auto || terms.confirm_ms.is_some()),
+        automatic_from: policy.automatic_from,
+        ask_ms: policy.ask_ms,
+        undecided: policy.undecided,
     }
 }
 
@@ -260,7 +263,7 @@ fn baseline(observed: &ObservedComponent) -> String {
     let health = &observed.health;
     let active = health.units.iter().filter(|unit| unit.active == UnitActive::Active).count();
     let required = health.probes.iter().filter(|probe| probe.weight == Weight::Required);
-    let (passed, failed): (Vec<_>, Vec<_>) = required.partition(|probe| probe.passed);
+    let (passed, failed): (Vec<_>, Vec<_>) = required.partition(|probe| probe.answer == Answer::Passed);
     let probes = passed.len() + failed.len();
     let mut found = vec![format!("{active} of {} units active", health.units.len())];
     if probes > 0 {

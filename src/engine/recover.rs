@@ -6,9 +6,9 @@
 //! | it was found unfinished [`RECOVERIES_MAX`] times already | needs operator |
 //! | `current` is no link, or there is nothing to try | needs operator |
 //! | a candidate that is not intact any more | undo: put back what was left; needs operator when there is nothing |
-//! | watching or confirming, and `current` leads elsewhere | finish, unverified: another hand has gone on from here |
+//! | watching, confirming or asking, and `current` leads elsewhere | finish, unverified: another hand has gone on from here |
 //! | verifying, watching or confirming, and `current` leads to that release | resume at starting: what died with the host is started again |
-//! | arming | resume at arming: nothing was touched |
+//! | arming, asking | resume there: nothing is to be touched before its end |
 //! | anything else | resume at stopping |
 //!
 //! Resuming at stopping is safe from every phase, because every effect names the state that it ensures: processes of
@@ -59,7 +59,7 @@ pub fn recover(mut operation: Operation, current: &Current, target: &Integrity) 
     let Some(trying) = operation.trying().cloned() else {
         return needs_operator(operation, current, "there is no release to put back");
     };
-    if operation.is_waiting() && current.release() != Some(&trying) {
+    if operation.is_waiting() && current.release() != operation.runs() {
         return Recovery::Finish(overtaken(operation, current, trying));
     }
     let distrust = match target {
@@ -79,6 +79,7 @@ pub fn recover(mut operation: Operation, current: &Current, target: &Integrity) 
     operation.recoveries += 1;
     operation.phase = match operation.phase {
         Phase::Arming => Phase::Arming,
+        Phase::Asking => Phase::Asking,
         Phase::Verifying | Phase::Watching | Phase::Confirming if current.release() == Some(&trying) => Phase::Starting,
         Phase::Stopping
         | Phase::LinkingConfiguration

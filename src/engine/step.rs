@@ -14,10 +14,14 @@
 //!
 //! | phase | ended well | release bad | anything else |
 //! |---|---|---|---|
-//! | verifying | watch | put back when the watch goes back by itself, or the units do not run; else unverified | watch |
+//! | verifying | watch | put back when the watch goes back by itself, or the units do not run; else asking | watch |
 //! | arming | stopping; watching when another hand has deployed | – | failed: put back, nothing was touched; watched without it when another hand has deployed |
-//! | watching | confirm, or done when nobody needs to | put back when the watch goes back by itself; else unverified | unverified: the release is not to blame |
+//! | watching | confirm, or done when nobody needs to | put back when the watch goes back by itself; else asking | unverified: the release is not to blame |
 //! | confirming | done | – | put back: nobody confirmed it in time |
+//! | asking | decided: put back, or unverified | – | unverified |
+//!
+//! What a release that is bad leads to, [`super::trigger`] says: put back at once, or ask; where nobody is to be asked it stays
+//! unverified. A rollback that an alert asks for begins with asking: it goes on from stopping, or changes nothing.
 //!
 //! So an automatic rollback goes one step back, to what ran before, and never to and fro: what is put back is not watched.
 //!
@@ -25,14 +29,17 @@
 //! was restarted needs an operator as well: nobody knows which release the processes that stay run. An end that does
 //! not belong to its phase counts as failed. Every operation ends: attempts only grow, and within one the phases do.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
-use super::verdict;
+use super::{trigger, verdict};
 use crate::explain;
+use crate::model::decision::{Action, Asked, Undecided};
 use crate::model::digest::Digest;
 use crate::model::effect::{Effect, EffectEnd};
 use crate::model::health::{Health, Verdict};
-use crate::model::ids::{OperationId, ReleaseId};
+use crate::model::ids::{OperationId, ProbeName, ReleaseId};
 use crate::model::operation::{Operation, Outcome, Phase, Step, Trigger};
 use crate::model::plan::Plan;
 use crate::model::text::{Text, sanitize};
@@ -56,7 +63,69 @@ pub fn begin(plan: Plan, trigger: Trigger, actor: String, now: Timestamp) -> Ope
         steps: Vec::new(),
         recoveries: 0,
         watched: None,
+        asked: None,
     }
+}
+
+/// Begins a rollback that an alert asks for: a human decides before anything is touched.
+#[must_use]
+pub fn begin_alerted(plan: Plan, actor: String, now: Timestamp, alert: String) -> Operation {
+    let runs = plan.from.clone();
+    let operation = Operation { phase: Phase::Asking, ..begin(plan, Trigger::Alert, actor, now) };
+    with_alert(operation, runs, now, alert)
+}
+
+/// Takes an alert of a severity that asks: a release that is watched, or waits to be confirmed, waits for a decision.
+#[must_use]
+pub fn alert(mut operation: Operation, now: Timestamp, alert: String) -> Operation {
+    match operation.phase {
+        Phase::Watching | Phase::Confirming => operation.phase = Phase::Asking,
+        Phase::Arming
+        | Phase::Stopping
+        | Phase::LinkingConfiguration
+        | Phase::Switching
+        | Phase::Starting
+        | Phase::Verifying
+        | Phase::Asking
+        | Phase::Ended { .. } => return operation,
+    }
+    let runs = operation.trying().cloned();
+    with_alert(operation, runs, now, alert)
+}
+
+fn with_alert(mut operation: Operation, runs: Option<ReleaseId>, now: Timestamp, error: String) -> Operation {
+    if let Some(release) = runs {
+        operation.steps.push(Step {
+            effect: Effect::Watched { release },
+            began_at: now,
+            duration_us: 0,
+            end: EffectEnd::Failed { error },
+            recovered: false,
+        });
+    }
+    operation
+}
+
+/// Notes since when a human is asked, and for how long; a question that was asked already goes on.
+#[must_use]
+pub fn begin_asking(mut operation: Operation, now: Moment, lasts_ms: u64) -> Operation {
+    operation.asked.get_or_insert(Asked { since: now, lasts_ms });
+    operation
+}
+
+/// Puts the deadline of a question off.
+#[must_use]
+pub fn investigate(mut operation: Operation, by_ms: u64) -> Operation {
+    if let Some(asked) = &mut operation.asked {
+        asked.lasts_ms = asked.lasts_ms.saturating_add(by_ms);
+    }
+    operation
+}
+
+/// Tells what an operation does when nobody decides: whether what runs is left.
+#[must_use]
+pub fn undecided(operation: &Operation) -> bool {
+    operation.plan.watch.is_some_and(|watch| watch.auto && watch.undecided == Undecided::RollBack)
 }
 
 /// Begins the watch of a release that another hand has made current: nothing is stopped or switched first. What may not
@@ -85,7 +154,7 @@ pub fn begin_external(plan: Plan, actor: String, now: Timestamp, forbidden: Opti
 /// Notes when the watch began; one that has begun already goes on.
 #[must_use]
 pub fn begin_watch(mut operation: Operation, now: Moment) -> Operation {
-    operation.watched.get_or_insert(Watched { began: now, confirmed_by: None });
+    operation.watched.get_or_insert(Watched { began: now, confirmed_by: None, failing: BTreeMap::new() });
     operation
 }
 
@@ -94,6 +163,18 @@ pub fn begin_watch(mut operation: Operation, now: Moment) -> Operation {
 pub fn confirm(mut operation: Operation, by: String) -> Operation {
     if let Some(watched) = &mut operation.watched {
         watched.confirmed_by.get_or_insert(by);
+    }
+    operation
+}
+
+/// Notes since when a probe of the watch fails; none when it does not any more.
+#[must_use]
+pub fn note_failing(mut operation: Operation, probe: ProbeName, since: Option<Moment>) -> Operation {
+    if let Some(watched) = &mut operation.watched {
+        match since {
+            Some(since) => watched.failing.insert(probe, since),
+            None => watched.failing.remove(&probe),
+        };
     }
     operation
 }
@@ -112,6 +193,7 @@ pub fn next_effect(operation: &Operation) -> Option<Effect> {
         Phase::Verifying => Some(Effect::Verified { release }),
         Phase::Watching => Some(Effect::Watched { release }),
         Phase::Confirming => Some(Effect::Confirmed { release }),
+        Phase::Asking => Some(Effect::Decided { release: operation.runs().cloned()? }),
         Phase::Ended { .. } => None,
     }
 }
@@ -129,7 +211,8 @@ pub fn step(mut operation: Operation, done: Step) -> Operation {
     operation.phase = match end {
         Ending::Ensured => after_ensured(&operation),
         Ending::Failed => after_failure(&mut operation),
-        Ending::Judged { verdict, units_run } => after_judgement(&mut operation, verdict, units_run),
+        Ending::Judged { verdict, units_run, action } => after_judgement(&mut operation, verdict, (units_run, action)),
+        Ending::Decided { back } => after_decision(&mut operation, back),
     };
     operation
 }
@@ -194,8 +277,9 @@ pub fn condemned(operation: &Operation) -> Option<(Digest, Text)> {
             | Effect::UnitsStarted { .. }
             | Effect::Verified { .. }
             | Effect::Watched { .. }
+            | Effect::Decided { .. }
             | Effect::Confirmed { .. },
-            EffectEnd::Ensured | EffectEnd::Judged { .. } | EffectEnd::Failed { .. },
+            EffectEnd::Ensured | EffectEnd::Judged { .. } | EffectEnd::Decided { .. } | EffectEnd::Failed { .. },
         ) => false,
     };
     let why = failure(operation.steps.iter().find(is_bad)?)?;
@@ -220,6 +304,8 @@ fn failure(step: &Step) -> Option<String> {
     let while_doing = explain::effect(&step.effect);
     match (&step.effect, &step.end) {
         (_, EffectEnd::Failed { error }) => Some(format!("{while_doing}: {error}")),
+        // Why it was asked stands before it.
+        (_, EffectEnd::Decided { .. }) => None,
         (Effect::Verified { .. } | Effect::Watched { .. }, EffectEnd::Judged { verdict: Verdict::Passing, .. }) => None,
         (Effect::Verified { .. } | Effect::Watched { .. }, EffectEnd::Judged { verdict, health }) => {
             Some(format!("{while_doing}: {}", judgement(*verdict, health)))
@@ -233,6 +319,7 @@ fn failure(step: &Step) -> Option<String> {
             | Effect::ConfigurationLinked { .. }
             | Effect::CurrentLinked { .. }
             | Effect::UnitsStarted { .. }
+            | Effect::Decided { .. }
             | Effect::Confirmed { .. },
             EffectEnd::Judged { .. },
         ) => Some(format!("{while_doing}: a judgement is no end of it")),
@@ -242,6 +329,7 @@ fn failure(step: &Step) -> Option<String> {
             | Effect::ConfigurationLinked { .. }
             | Effect::CurrentLinked { .. }
             | Effect::UnitsStarted { .. }
+            | Effect::Decided { .. }
             | Effect::Confirmed { .. },
             EffectEnd::Ensured,
         ) => None,
@@ -250,6 +338,9 @@ fn failure(step: &Step) -> Option<String> {
 
 fn judgement(verdict: Verdict, health: &Health) -> String {
     let mut parts = verdict::failures(health);
+    if verdict == Verdict::Inconclusive {
+        parts.extend(verdict::undecided(health));
+    }
     // A unit that runs again after a crash shows no failure by itself.
     if parts.is_empty() {
         parts.extend(health.units.iter().filter(|unit| unit.restarts > 0).map(|unit| {
@@ -263,17 +354,25 @@ fn judgement(verdict: Verdict, health: &Health) -> String {
 enum Ending {
     Ensured,
     Failed,
-    Judged { verdict: Verdict, units_run: bool },
+    Judged { verdict: Verdict, units_run: bool, action: Action },
+    Decided { back: bool },
 }
 
 fn ending(operation: &Operation, end: &EffectEnd) -> Ending {
     match (&operation.phase, end) {
         (Phase::Verifying | Phase::Watching, EffectEnd::Judged { verdict, health }) => {
-            Ending::Judged { verdict: *verdict, units_run: verdict::units_run(health) }
+            let action = operation.plan.watch.map_or(Action::RollBack, |watch| trigger::of_watch(watch, health));
+            Ending::Judged { verdict: *verdict, units_run: verdict::units_run(health), action }
         }
         // Nobody could judge, which proves nothing against the release.
-        (Phase::Verifying | Phase::Watching, EffectEnd::Ensured | EffectEnd::Failed { .. }) => {
-            Ending::Judged { verdict: Verdict::Inconclusive, units_run: true }
+        (
+            Phase::Verifying | Phase::Watching,
+            EffectEnd::Ensured | EffectEnd::Failed { .. } | EffectEnd::Decided { .. },
+        ) => Ending::Judged { verdict: Verdict::Inconclusive, units_run: true, action: Action::Note },
+        (Phase::Asking, EffectEnd::Decided { back, .. }) => Ending::Decided { back: *back },
+        // A question that cannot be asked is no reason to leave anything.
+        (Phase::Asking, EffectEnd::Ensured | EffectEnd::Failed { .. } | EffectEnd::Judged { .. }) => {
+            Ending::Decided { back: false }
         }
         (
             Phase::Arming
@@ -293,7 +392,7 @@ fn ending(operation: &Operation, end: &EffectEnd) -> Ending {
             | Phase::Starting
             | Phase::Confirming
             | Phase::Ended { .. },
-            EffectEnd::Failed { .. } | EffectEnd::Judged { .. },
+            EffectEnd::Failed { .. } | EffectEnd::Judged { .. } | EffectEnd::Decided { .. },
         ) => Ending::Failed,
     }
 }
@@ -307,8 +406,8 @@ fn after_ensured(operation: &Operation) -> Phase {
         Phase::Switching => Phase::Starting,
         Phase::Starting => Phase::Verifying,
         Phase::Confirming => done(operation),
-        // None comes here: what is judged has a judgement, and an ended operation is never stepped.
-        Phase::Verifying | Phase::Watching | Phase::Ended { .. } => operation.phase.clone(),
+        // None comes here: what is judged or decided has an end of its own, and an ended operation is never stepped.
+        Phase::Verifying | Phase::Watching | Phase::Asking | Phase::Ended { .. } => operation.phase.clone(),
     }
 }
 
@@ -332,11 +431,11 @@ fn after_failure(operation: &mut Operation) -> Phase {
         Phase::Starting if has_another(operation) => next_candidate(operation),
         Phase::Starting | Phase::Confirming => put_back(operation, Phase::Stopping),
         // None comes here, as above.
-        Phase::Verifying | Phase::Watching | Phase::Ended { .. } => operation.phase.clone(),
+        Phase::Verifying | Phase::Watching | Phase::Asking | Phase::Ended { .. } => operation.phase.clone(),
     }
 }
 
-/// Goes on without a dead-man's switch: not at all, unless another hand has deployed already.
+/// Ends what has touched nothing yet, unless another hand has deployed already: that is watched all the same.
 fn unarmed(operation: &Operation) -> Phase {
     match operation.plan.from.clone() {
         _ if operation.trigger == Trigger::External => Phase::Watching,
@@ -345,7 +444,7 @@ fn unarmed(operation: &Operation) -> Phase {
     }
 }
 
-fn after_judgement(operation: &mut Operation, verdict: Verdict, units_run: bool) -> Phase {
+fn after_judgement(operation: &mut Operation, verdict: Verdict, (units_run, action): (bool, Action)) -> Phase {
     let Some(release) = operation.trying().cloned() else { return needs_operator(operation) };
     if operation.is_putting_back() {
         // What ran before was no better then: it is back as it was.
@@ -362,7 +461,7 @@ fn after_judgement(operation: &mut Operation, verdict: Verdict, units_run: bool)
         return Phase::Ended { outcome: Outcome::PutBack { release, cause } };
     }
     if let Some(watch) = operation.plan.watch {
-        return after_deploy(operation, watch, verdict, units_run);
+        return after_deploy(operation, watch, verdict, (units_run, action));
     }
     match verdict {
         Verdict::Passing => done(operation),
@@ -373,15 +472,32 @@ fn after_judgement(operation: &mut Operation, verdict: Verdict, units_run: bool)
 }
 
 /// Goes on after a deployed release was judged: the second table of this module.
-fn after_deploy(operation: &mut Operation, watch: Watch, verdict: Verdict, units_run: bool) -> Phase {
+fn after_deploy(
+    operation: &mut Operation,
+    watch: Watch,
+    verdict: Verdict,
+    (units_run, action): (bool, Action),
+) -> Phase {
     let is_watched = operation.phase == Phase::Watching;
     match verdict {
-        Verdict::ReleaseBad if watch.auto || !(units_run || is_watched) => put_back(operation, Phase::Stopping),
+        Verdict::ReleaseBad if action == Action::RollBack => put_back(operation, Phase::Stopping),
+        Verdict::ReleaseBad if !(units_run || is_watched) => put_back(operation, Phase::Stopping),
+        Verdict::ReleaseBad if watch.ask_ms > 0 => Phase::Asking,
         Verdict::ReleaseBad => unverified(operation, verdict),
         Verdict::Passing | Verdict::EnvironmentBad | Verdict::Inconclusive if !is_watched => Phase::Watching,
         Verdict::Passing if watch.confirm_ms.is_some() => Phase::Confirming,
         Verdict::Passing => done(operation),
         Verdict::EnvironmentBad | Verdict::Inconclusive => unverified(operation, verdict),
+    }
+}
+
+/// Goes on after somebody has decided, or nobody in time.
+fn after_decision(operation: &mut Operation, back: bool) -> Phase {
+    match (operation.plan.watch, back) {
+        (Some(_), true) => put_back(operation, Phase::Stopping),
+        (Some(_), false) => unverified(operation, Verdict::ReleaseBad),
+        (None, true) => Phase::Stopping,
+        (None, false) => unarmed(operation),
     }
 }
 
@@ -426,6 +542,7 @@ fn linked(operation: &Operation) -> Option<ReleaseId> {
     match operation.phase {
         // Both come only after the link was ensured in this attempt.
         Phase::Starting | Phase::Verifying | Phase::Watching | Phase::Confirming => operation.trying().cloned(),
+        Phase::Asking => operation.runs().cloned(),
         Phase::Switching => None,
         // A switch may have been made and not recorded before an agent died.
         Phase::Stopping | Phase::LinkingConfiguration if operation.recoveries > 0 => None,
@@ -439,7 +556,10 @@ fn linked(operation: &Operation) -> Option<ReleaseId> {
 fn switched(step: &Step) -> Option<Option<ReleaseId>> {
     match (&step.effect, &step.end) {
         (Effect::CurrentLinked { release }, EffectEnd::Ensured) => Some(Some(release.clone())),
-        (Effect::CurrentLinked { .. }, EffectEnd::Judged { .. } | EffectEnd::Failed { .. }) => Some(None),
+        (
+            Effect::CurrentLinked { .. },
+            EffectEnd::Judged { .. } | EffectEnd::Decided { .. } | EffectEnd::Failed { .. },
+        ) => Some(None),
         (
             Effect::DeadManArmed { .. }
             | Effect::UnitsStopped { .. }
@@ -447,6 +567,7 @@ fn switched(step: &Step) -> Option<Option<ReleaseId>> {
             | Effect::UnitsStarted { .. }
             | Effect::Verified { .. }
             | Effect::Watched { .. }
+            | Effect::Decided { .. }
             | Effect::Confirmed { .. },
             _,
         ) => None,

@@ -95,6 +95,8 @@ impl<'a> Walk<'a> {
         let verified = order.iter().any(is_good);
         if !verified {
             order = adopted(observed);
+            // What somebody has gone back from is the last that is tried again.
+            order.sort_by_key(|id| left.contains(id));
         }
         Self { observed, verified, order, left }
     }

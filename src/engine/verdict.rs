@@ -1,6 +1,7 @@
 //! Judges a release after a change, relative to how the component did before it.
 
-use crate::model::health::{Health, ProbeResult, UnitActive, UnitState, Verdict, Weight};
+use crate::model::decision::Severity;
+use crate::model::health::{Answer, Health, ProbeResult, UnitActive, UnitState, Verdict, Weight};
 
 /// Judges what runs now.
 ///
@@ -8,14 +9,15 @@ use crate::model::health::{Health, ProbeResult, UnitActive, UnitState, Verdict, 
 /// after the start, when the window began. Gives the verdict and its cause as one sentence, empty when it passes.
 ///
 /// A unit that does not run, or that did not stay up with the same main process, is the release's fault. A required
-/// probe is compared with the baseline. Advisory probes never decide; when something else does, they are not named.
+/// probe is compared with the baseline. Advisory probes never decide; when something else does, they are not named. A
+/// probe that cannot tell decides nothing either, as long as there is time: [`judge_at_end`] counts it.
 #[must_use]
 pub fn judge(baseline: &Health, after: &Health, before_window: &[UnitState]) -> (Verdict, String) {
     let mut release_bad: Vec<String> =
         after.units.iter().filter_map(|unit| unit_failure(unit, before_window)).collect();
     let mut environment_bad = Vec::new();
-    for probe in required(after).filter(|probe| !probe.passed) {
-        let failed_before = required(baseline).any(|before| before.name == probe.name && !before.passed);
+    for probe in required(after).filter(|probe| fails(probe)) {
+        let failed_before = required(baseline).any(|before| before.name == probe.name && fails(before));
         let sentence = probe_failure(probe);
         if failed_before {
             environment_bad.push(format!("{sentence}, as before the change"));
@@ -35,10 +37,21 @@ pub fn judge(baseline: &Health, after: &Health, before_window: &[UnitState]) -> 
     }
 }
 
-/// Tells whether all units run and every required probe passes; probes that were not run do not count.
+/// Judges as [`judge`] does at the end of a watch: what no probe of it could tell until then leaves it inconclusive.
+#[must_use]
+pub fn judge_at_end(baseline: &Health, after: &Health, before_window: &[UnitState]) -> (Verdict, String) {
+    let judged = judge(baseline, after, before_window);
+    let open = undecided(after);
+    if judged.0 != Verdict::Passing || open.is_empty() {
+        return judged;
+    }
+    (Verdict::Inconclusive, open.join("; "))
+}
+
+/// Tells whether all units run and no required probe fails; probes that were not run or cannot tell do not count.
 #[must_use]
 pub fn is_healthy(health: &Health) -> bool {
-    units_run(health) && required(health).all(|probe| probe.passed)
+    units_run(health) && !required(health).any(fails)
 }
 
 /// Tells whether all units run, whatever the probes say.
@@ -49,12 +62,23 @@ pub(super) fn units_run(health: &Health) -> bool {
 /// Names what is wrong in a health that was recorded without the states of its window's begin; empty when nothing is.
 pub(super) fn failures(health: &Health) -> Vec<String> {
     let mut all: Vec<String> = health.units.iter().filter_map(|unit| unit_failure(unit, &[])).collect();
-    all.extend(required(health).filter(|probe| !probe.passed).map(probe_failure));
+    all.extend(required(health).filter(|probe| fails(probe)).map(probe_failure));
     all
 }
 
+/// Names the required probes that cannot tell.
+pub(super) fn undecided(health: &Health) -> Vec<String> {
+    let open = required(health).filter(|probe| probe.answer == Answer::Undecided);
+    open.map(|probe| format!("probe `{}` cannot tell: {}", probe.name, probe.detail)).collect()
+}
+
+fn fails(probe: &ProbeResult) -> bool {
+    probe.answer == Answer::Failed
+}
+
 fn required(health: &Health) -> impl Iterator<Item = &ProbeResult> {
-    health.probes.iter().filter(|probe| probe.weight == Weight::Required)
+    // What is less than high warns or is noted, and decides nothing.
+    health.probes.iter().filter(|probe| probe.weight == Weight::Required && probe.severity >= Severity::High)
 }
 
 fn probe_failure(probe: &ProbeResult) -> String {

@@ -44,6 +44,11 @@ pub enum Effect {
         /// The release that is judged.
         release: ReleaseId,
     },
+    /// Somebody decided whether the release stays.
+    Decided {
+        /// The release.
+        release: ReleaseId,
+    },
     /// Somebody confirmed the release.
     Confirmed {
         /// The release.
@@ -63,6 +68,7 @@ impl Effect {
             Self::UnitsStarted { .. } => "start",
             Self::Verified { .. } => "verify",
             Self::Watched { .. } => "watch",
+            Self::Decided { .. } => "decide",
             Self::Confirmed { .. } => "confirm",
         }
     }
@@ -80,6 +86,13 @@ pub enum EffectEnd {
         verdict: Verdict,
         /// What it rests on.
         health: Health,
+    },
+    /// It was decided whether the release is left.
+    Decided {
+        /// Whether it is left.
+        back: bool,
+        /// Who decided so, and why; or that nobody did.
+        why: String,
     },
     /// The state is not ensured.
     Failed {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::decision::Severity;
 use super::ids::{ProbeName, UnitName};
 
 /// Whether a probe decides or only reports.
@@ -14,6 +15,38 @@ pub enum Weight {
     Advisory,
 }
 
+/// What came of asking a probe. As JSON it is `true`, `false` or `null`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Option<bool>", from = "Option<bool>")]
+pub enum Answer {
+    /// It passed.
+    Passed,
+    /// It failed.
+    Failed,
+    /// It cannot tell: there are no data, or a limit is exceeded and not for long enough yet.
+    Undecided,
+}
+
+impl From<Answer> for Option<bool> {
+    fn from(answer: Answer) -> Self {
+        match answer {
+            Answer::Passed => Some(true),
+            Answer::Failed => Some(false),
+            Answer::Undecided => None,
+        }
+    }
+}
+
+impl From<Option<bool>> for Answer {
+    fn from(passed: Option<bool>) -> Self {
+        match passed {
+            Some(true) => Self::Passed,
+            Some(false) => Self::Failed,
+            None => Self::Undecided,
+        }
+    }
+}
+
 /// What one probe said, once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeResult {
@@ -21,14 +54,18 @@ pub struct ProbeResult {
     pub name: ProbeName,
     /// Whether it decides.
     pub weight: Weight,
-    /// Whether it passed after its consecutive tries.
-    pub passed: bool,
+    /// What came of it after its consecutive tries.
+    #[serde(rename = "passed")]
+    pub answer: Answer,
     /// How many tries were made.
     pub tries: u32,
     /// How long the last try took, in milliseconds.
     pub duration_ms: u64,
     /// What it saw, made safe to print: `HTTP 200`, `connection refused`.
     pub detail: String,
+    /// How bad its failure is.
+    #[serde(default)]
+    pub severity: Severity,
 }
 
 /// The state of a unit as a service manager tells it.
@@ -101,4 +138,21 @@ pub enum Verdict {
     EnvironmentBad,
     /// Nothing required could be asked.
     Inconclusive,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_stored_as_they_were_before_there_were_three() {
+        for (json, answer) in [("true", Answer::Passed), ("false", Answer::Failed), ("null", Answer::Undecided)] {
+            let text = format!(
+                r#"{{"name":"it","weight":"required","passed":{json},"tries":1,"duration_ms":2,"detail":"words","severity":"critical"}}"#
+            );
+            let read: ProbeResult = serde_json::from_str(&text).expect("a result");
+            assert_eq!(read.answer, answer);
+            assert_eq!(serde_json::to_string(&read).expect("JSON"), text);
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Nouns that cannot be built wrong: parsed once at the edge, then passed as types.
 
+pub mod decision;
 pub mod digest;
 pub mod effect;
 pub mod health;

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::decision::Asked;
 use super::digest::Digest;
 use super::effect::{Effect, EffectEnd};
 use super::health::{Health, Verdict};
@@ -90,6 +91,8 @@ pub enum Trigger {
     Manual,
     /// `current` was switched by another hand, and the agent watches what came of it.
     External,
+    /// An alert from outside.
+    Alert,
 }
 
 /// What an operation does next. Each phase but the last is one effect.
@@ -112,6 +115,8 @@ pub enum Phase {
     Watching,
     /// The release that was deployed waits to be confirmed.
     Confirming,
+    /// A human is asked whether what runs is left.
+    Asking,
     /// It is over.
     Ended {
         /// How.
@@ -198,6 +203,9 @@ pub struct Operation {
     pub took_over: Option<OperationId>,
     /// The watch of a deploy, once it has begun.
     pub watched: Option<Watched>,
+    /// The question that a human is asked.
+    #[serde(default)]
+    pub asked: Option<Asked>,
 }
 
 impl Operation {
@@ -213,7 +221,8 @@ impl Operation {
             | Phase::Starting
             | Phase::Verifying
             | Phase::Watching
-            | Phase::Confirming => None,
+            | Phase::Confirming
+            | Phase::Asking => None,
         }
     }
 
@@ -223,11 +232,18 @@ impl Operation {
         self.plan.candidates.get(self.attempt).or(self.plan.from.as_ref())
     }
 
+    /// Returns where `current` leads while the operation only waits: a deploy has switched it, a rollback that asks first
+    /// has not.
+    #[must_use]
+    pub fn runs(&self) -> Option<&ReleaseId> {
+        if self.phase == Phase::Asking && self.plan.watch.is_none() { self.plan.from.as_ref() } else { self.trying() }
+    }
+
     /// Tells whether it only waits: the release runs, and an operator's rollback or deploy may take over.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         match self.phase {
-            Phase::Watching | Phase::Confirming => true,
+            Phase::Watching | Phase::Confirming | Phase::Asking => true,
             Phase::Arming
             | Phase::Stopping
             | Phase::LinkingConfiguration

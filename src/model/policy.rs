@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::decision::{Severity, Undecided};
 use super::ids::Version;
 
 /// Rules of one component for operations on it, with the defaults filled in.
@@ -23,6 +24,12 @@ pub struct Policy {
     pub external: ExternalDeploys,
     /// Whether a dead-man's switch stands behind the watch of a deploy.
     pub dead_man: DeadManSwitch,
+    /// The least severity of a failure that is left by itself.
+    pub automatic_from: Severity,
+    /// How long a human has to decide about what is not left by itself; 0 when nobody is asked.
+    pub ask_ms: u64,
+    /// What is done when nobody decides.
+    pub undecided: Undecided,
     /// The oldest version that may be activated; none when all may.
     pub floor: Option<Version>,
     /// What is kept.
@@ -86,6 +93,11 @@ impl Default for Policy {
             auto: true,
             external: ExternalDeploys::Watch,
             dead_man: DeadManSwitch::Armed,
+            // High as well: at three in the morning nobody answers in time.
+            automatic_from: Severity::High,
+            // Ten minutes: long enough to wake somebody up.
+            ask_ms: 600_000,
+            undecided: Undecided::RollBack,
             floor: None,
             // Five good ones: a week of daily releases. What never ran for a month is forgotten by whoever made it. What
             // the agent did not lay down somebody else may still need.

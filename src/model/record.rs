@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::decision::Severity;
 use super::digest::Digest;
 use super::ids::{ComponentName, Environment, OperationId, ReleaseId};
 use super::operation::{Evidence, Operation, OperationType, Trigger};
@@ -121,6 +122,19 @@ pub enum Record {
         /// By whom.
         actor: String,
     },
+    /// Somebody has told an alert.
+    AlertReceived {
+        /// The component.
+        component: ComponentName,
+        /// Its environment.
+        environment: Environment,
+        /// How bad it is.
+        severity: Severity,
+        /// What it says.
+        reason: Text,
+        /// By whom.
+        actor: String,
+    },
     /// Retention has removed a release.
     ReleaseRemoved {
         /// The component.
@@ -173,6 +187,7 @@ impl Record {
             Self::ReleaseMarked { mark: Mark::Pinned, .. } => "release.pinned",
             Self::ReleaseMarked { mark: Mark::Unpinned, .. } => "release.unpinned",
             Self::ReleaseRemoved { .. } => "release.removed",
+            Self::AlertReceived { .. } => "alert.received",
             Self::ReleaseDamaged { .. } => "release.damaged",
             Self::ConfigurationReloaded { .. } => "configuration.reloaded",
         }

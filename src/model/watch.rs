@@ -1,7 +1,13 @@
 //! The watch: the time after a deploy in which the agent verifies the new release and goes back by itself.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use super::decision::{Severity, Undecided};
+
+use super::ids::ProbeName;
 
 /// The shortest watch, and the shortest time to confirm: what fails at once fails within a second.
 pub const WATCH_MS_MIN: u64 = 1_000;
@@ -20,6 +26,15 @@ pub struct Watch {
     /// Whether a dead-man's switch is armed, which goes back without the agent when the watch does not end in time.
     #[serde(default)]
     pub dead_man: bool,
+    /// The least severity of a failure that is left by itself.
+    #[serde(default)]
+    pub automatic_from: Severity,
+    /// How long a human has to decide about what is not left by itself; 0 when nobody is asked.
+    #[serde(default)]
+    pub ask_ms: u64,
+    /// What is done when nobody decides.
+    #[serde(default)]
+    pub undecided: Undecided,
 }
 
 /// What a deploy says of its watch; what it leaves open the component's policy says.
@@ -51,6 +66,9 @@ pub struct Watched {
     pub began: Moment,
     /// Who confirmed the release.
     pub confirmed_by: Option<String>,
+    /// The probes that fail and must do so for a while before it counts, each with the moment since when it does.
+    #[serde(default)]
+    pub failing: BTreeMap<ProbeName, Moment>,
 }
 
 impl Moment {

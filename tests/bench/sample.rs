@@ -80,6 +80,7 @@ pub(crate) fn operation(n: u64) -> Result<Operation, Fault> {
         recoveries: 0,
         took_over: None,
         watched: None,
+        asked: None,
     })
 }
 

@@ -23,7 +23,7 @@ fn watched(watch: &str) -> (Installed, String) {
     world.wait_for("the watch", || world.phase().as_deref() == Some("watching"));
     let status = world.json(&["status"]);
     let id = status["hosts"][0]["components"][0]["operation"]["id"].as_str().expect("it runs").to_owned();
-    world.wait_for("the deadline of the watch", || timers(&world).contains(&format!("rb-revert@{id}_watch.timer")));
+    world.wait_for("the deadline of the watch", || timers(&world).matches(&id).count() == 2);
     (world, id)
 }
 

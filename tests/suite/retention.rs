@@ -95,7 +95,7 @@ fn past_its_limit_the_agent_leaves_a_release_that_somebody_insists_on() {
     if !real_hosts("past_its_limit_the_agent_leaves_a_release_that_somebody_insists_on") {
         return;
     }
-    let world = Installed::up(&format!("{COMPONENT}automatic_rollbacks = 2\n"));
+    let world = Installed::up(&COMPONENT.replace("automatic_rollbacks = 100", "automatic_rollbacks = 2"));
     for (number, version) in [(1, "2"), (2, "3")] {
         world.build(version, "unhealthy");
         world.host().sh(&format!("deploy {version}")).expect("the script does not know");

@@ -39,6 +39,7 @@ stability = "300ms"
 
 [policy]
 watch = "5m"
+automatic_rollbacks = 100
 "#;
 
 /// What people had before: a copy, a link, a restart. The agent is not mentioned in it.

@@ -16,6 +16,8 @@ use rollback::model::ids::{
 use rollback::model::operation::{Operation, Request};
 use rollback::model::plan::Plan;
 use rollback::model::text::is_unsafe;
+use rollback::rules::selector::Selector;
+use rollback::rules::{exposition, metric};
 use rollback::wire::v1;
 use rollback_agent::config::{self, Component, ConfigErrors};
 use rollback_agent::release::parse_manifest;
@@ -36,6 +38,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("identity", identity),
     ("certificate", certificate),
     ("message", message),
+    ("exposition", exposition),
+    ("selector", selector),
 ];
 
 /// `agent.toml`.
@@ -151,6 +155,27 @@ pub fn identity(bytes: &[u8]) -> bool {
 pub fn certificate(bytes: &[u8]) -> bool {
     let der = CertificateDer::from(bytes);
     Certificate::read(&der).is_ok_and(|certificate| !certificate.identity.domain().as_str().is_empty())
+}
+
+/// A page of metrics, and what a Prometheus server answers.
+pub fn exposition(bytes: &[u8]) -> bool {
+    drop(metric::answer(bytes, 0.0));
+    let Ok(text) = std::str::from_utf8(bytes) else { return false };
+    let Ok(samples) = exposition::samples(text).collect::<Result<Vec<_>, _>>() else { return false };
+    for sample in &samples {
+        assert!(!sample.name.is_empty() && text.contains(sample.name), "{sample:?}");
+        assert!(sample.labels.iter().all(|(name, _)| text.contains(name)), "{sample:?}");
+    }
+    true
+}
+
+/// A selector of the configuration.
+pub fn selector(bytes: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(bytes) else { return false };
+    let Ok(selector) = text.parse::<Selector>() else { return false };
+    assert_eq!(selector.to_string(), text);
+    assert!(text.starts_with(selector.name()));
+    true
 }
 
 /// Messages from the network: what the model takes of them, it gives back the same.

@@ -1,5 +1,6 @@
 //! What a record looks like in the journal: a sentence for people, an identifier per kind, fields for scripts.
 
+use rollback::model::decision::Severity;
 use rollback::model::digest::Digest;
 use rollback::model::ids::{ComponentName, Environment, ReleaseId};
 use rollback::model::operation::{Operation, Outcome, Trigger};
@@ -7,7 +8,7 @@ use rollback::model::record::{ChainedRecord, Mark, Record};
 use rollback::model::text::Text;
 
 /// The kinds of records with their message identifiers: random, never used for anything else, never changed.
-pub const MESSAGE_IDS: [(&str, &str); 16] = [
+pub const MESSAGE_IDS: [(&str, &str); 17] = [
     ("agent.started", "21e6d20034144d5894932a515eb2c270"),
     ("release.adopted", "6f8b9208efc84ec8a706249279832dec"),
     ("activation.found", "d4ba5c9045ac47058d5d760e50222d7a"),
@@ -24,6 +25,7 @@ pub const MESSAGE_IDS: [(&str, &str); 16] = [
     ("release.pinned", "6958a518635844009e50fb0eac0b5859"),
     ("release.unpinned", "03452b07686a41b39603996dafe8986c"),
     ("release.removed", "a5ce0be60ec1436e9512e0b3d3b41523"),
+    ("alert.received", "9f7ede892d444ca6ae0f8e1a1574fa0e"),
 ];
 
 /// `authpriv`: who may read that may read the audit.
@@ -125,7 +127,28 @@ fn tell(record: &Record) -> Told {
             quarantine(Priority::Notice, message, tree, reason, actor)
         }
         Record::ReleaseMarked { .. } | Record::ReleaseRemoved { .. } => kept_or_removed(record),
+        Record::AlertReceived { component, environment, severity, reason, actor } => {
+            alert((component, environment), *severity, reason, actor)
+        }
         Record::ConfigurationReloaded { accepted, detail } => reloaded(*accepted, detail),
+    }
+}
+
+fn alert(
+    (component, environment): (&ComponentName, &Environment),
+    severity: Severity,
+    reason: &Text,
+    actor: &str,
+) -> Told {
+    Told {
+        priority: Priority::Warning,
+        message: format!("{actor} tells a {} alert of `{component}` in `{environment}`: {reason}.", severity.as_str()),
+        fields: vec![
+            ("ROLLBACK_COMPONENT", component.to_string()),
+            ("ROLLBACK_ENVIRONMENT", environment.to_string()),
+            ("ROLLBACK_ACTOR", actor.to_owned()),
+            ("ROLLBACK_REASON", reason.to_string()),
+        ],
     }
 }
 
@@ -273,5 +296,6 @@ fn trigger(trigger: Trigger) -> &'static str {
     match trigger {
         Trigger::Manual => "manual",
         Trigger::External => "external",
+        Trigger::Alert => "alert",
     }
 }

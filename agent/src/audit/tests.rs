@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rollback::model::decision::Severity;
 use rollback::model::digest::Digest;
 use rollback::model::operation::Outcome;
 use rollback::model::record::{Mark, Record};
@@ -105,6 +106,13 @@ fn every_record() -> Vec<Record> {
         Record::LeaseTakenOver { environment: prod(), from: id(1), by: id(2), actor: "kim".to_owned() },
         Record::Quarantined { tree: Digest::of(b"r3"), reason: reason.clone(), actor: "kim".to_owned() },
         Record::QuarantineLifted { tree: Digest::of(b"r3"), reason: reason.clone(), actor: "kim".to_owned() },
+        Record::AlertReceived {
+            component: web(),
+            environment: prod(),
+            severity: Severity::High,
+            reason: Text::new("checkout fails").expect("a text"),
+            actor: "pager".to_owned(),
+        },
         marked("r1", Mark::Blessed),
         marked("r1", Mark::Pinned),
         marked("r1", Mark::Unpinned),

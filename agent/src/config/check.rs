@@ -6,12 +6,13 @@ use std::ops::RangeInclusive;
 use std::path::{Component as Part, Path, PathBuf};
 
 use rollback::engine::floor::is_floor;
+use rollback::model::decision::{Severity, Undecided};
 use rollback::model::ids::{HostName, ReleaseId, UnitName, Version};
 use rollback::model::policy::{AutomaticLimit, DeadManSwitch, ExternalDeploys, Policy, Retention, Timeouts};
 use rollback::model::watch::{WATCH_MS_MAX, WATCH_MS_MIN};
 
 use super::file::{Table, Value};
-use super::probes;
+use super::probes::{self, Around};
 use super::problem::Problems;
 use super::section::Section;
 use super::settings::{Backend, Component, ConfigurationFile, KeptConfiguration, Paths, ReleasesLayout, Tls};
@@ -34,6 +35,8 @@ const RETAIN: RangeInclusive<u32> = 1..=1_000;
 const UNVERIFIED_MILLIS: RangeInclusive<u64> = 3_600_000..=315_360_000_000;
 /// Automatic rollbacks within the window; 0 would be `automatic_rollback = false` by another name.
 const AUTOMATIC: RangeInclusive<u32> = 1..=100;
+/// The time to decide: none when nobody is to be asked; after a day nobody does.
+const ASK_MILLIS: RangeInclusive<u64> = 0..=86_400_000;
 /// The window of automatic rollbacks.
 const WINDOW_MILLIS: RangeInclusive<u64> = 60_000..=86_400_000;
 
@@ -115,6 +118,9 @@ fn policy(parent: &mut Section<'_>, base: &Policy) -> Policy {
             Some(false) => DeadManSwitch::Off,
             None => base.dead_man,
         },
+        automatic_from: automatic_from(&mut section).unwrap_or(base.automatic_from),
+        ask_ms: section.millis("ask", ASK_MILLIS).unwrap_or(base.ask_ms),
+        undecided: undecided(&mut section).unwrap_or(base.undecided),
         floor: floor(&mut section).or_else(|| base.floor.clone()),
         retention: Retention {
             good_max: base.retention.good_max,
@@ -132,6 +138,30 @@ fn policy(parent: &mut Section<'_>, base: &Policy) -> Policy {
     };
     section.finish();
     policy
+}
+
+fn automatic_from(section: &mut Section<'_>) -> Option<Severity> {
+    match section.text("automatic_from")? {
+        "critical" => Some(Severity::Critical),
+        "high" => Some(Severity::High),
+        other => {
+            let what = format_args!("{other:?} is no severity that can be left by itself");
+            section.problem_hint("automatic_from", what, "\"critical\" or \"high\"");
+            None
+        }
+    }
+}
+
+fn undecided(section: &mut Section<'_>) -> Option<Undecided> {
+    match section.text("undecided")? {
+        "rollback" => Some(Undecided::RollBack),
+        "stay" => Some(Undecided::Stay),
+        other => {
+            let what = format_args!("{other:?} is nothing to do when nobody decides");
+            section.problem_hint("undecided", what, "\"rollback\" or \"stay\"");
+            None
+        }
+    }
 }
 
 fn floor(section: &mut Section<'_>) -> Option<Version> {
@@ -172,9 +202,10 @@ pub(super) fn component(table: &Table, base: &Policy, paths: &Paths, problems: &
     let backend = backend(&mut section, &units);
     let configuration = section.table("configuration").and_then(kept);
     let timeouts = timeouts(&mut section);
-    let probes = probes::read(&mut section, &timeouts);
     let mut policy = policy_of(&mut section, base, backend.as_ref());
     policy.retention.good_max = section.integer("retain", RETAIN).unwrap_or(policy.retention.good_max);
+    let around = Around { timeouts: &timeouts, policy: &policy, has_journal: has_journal(backend.as_ref()) };
+    let probes = probes::read(&mut section, &around);
     entries_differ(&section, &releases, &current, configuration.as_ref());
     section.finish();
     let (name, environment) = (name?, environment?);
@@ -294,6 +325,11 @@ fn backend(section: &mut Section<'_>, units: &[UnitName]) -> Option<Backend> {
             None
         }
     }
+}
+
+/// Tells whether lines of the units can be read with their time and their start.
+fn has_journal(backend: Option<&Backend>) -> bool {
+    !matches!(backend, Some(Backend::Process { .. }))
 }
 
 fn commands(section: &Section<'_>, table: Option<Section<'_>>, units: &[UnitName]) -> BTreeMap<UnitName, Vec<String>> {

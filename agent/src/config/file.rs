@@ -28,6 +28,7 @@ pub(super) struct Node {
 pub(super) enum Value {
     Text(String),
     Integer(i64),
+    Float(f64),
     Flag(bool),
     List(Vec<Node>),
     Table(Table),
@@ -41,6 +42,7 @@ impl Value {
         match self {
             Self::Text(_) => "a string",
             Self::Integer(_) => "an integer",
+            Self::Float(_) => "a float",
             Self::Flag(_) => "a boolean",
             Self::List(_) => "an array",
             Self::Table(_) => "a table",
@@ -133,7 +135,7 @@ impl Lines {
             DeValue::String(text) => Value::Text(text.to_string()),
             DeValue::Integer(digits) => i64::from_str_radix(digits.as_str(), digits.radix())
                 .map_or(Value::Other("an integer that is too large"), Value::Integer),
-            DeValue::Float(_) => Value::Other("a float"),
+            DeValue::Float(text) => text.as_str().parse().map_or(Value::Other("a float"), Value::Float),
             DeValue::Boolean(flag) => Value::Flag(*flag),
             DeValue::Datetime(_) => Value::Other("a date"),
             DeValue::Array(items) => {

@@ -131,7 +131,7 @@ fn collect(name: String, node: &file::Node, places: &mut KeyPlaces) {
                 collect(format!("{name}[{at}]"), item, places);
             }
         }
-        Value::Text(_) | Value::Integer(_) | Value::Flag(_) | Value::Other(_) => {}
+        Value::Text(_) | Value::Integer(_) | Value::Float(_) | Value::Flag(_) | Value::Other(_) => {}
     }
     places.insert(name, node.place.clone());
 }

@@ -1,6 +1,6 @@
 //! Configuration in three stages: what the files say, what they say together, what is valid; only [`Settings`] leaves.
 //!
-//! `file` and `merge` read trees in which every value knows its line, `section`, `check` and `probes` make types of
+//! `file` and `merge` read trees in which every value knows its line, `section`, `check`, `probes` and `rules` make types of
 //! them without looking at the host, `host` and `trust` compare those with the host and with each other. Every stage
 //! goes on after a problem, so that one run finds all of them.
 #![expect(clippy::disallowed_methods, reason = "this module reads the agent's configuration from the disk")]
@@ -13,6 +13,7 @@ mod print;
 mod probes;
 mod problem;
 mod reload;
+mod rules;
 mod section;
 mod settings;
 #[cfg(test)]
@@ -32,8 +33,8 @@ pub use print::print_merged;
 pub use problem::{ConfigErrors, ConfigProblem, Place};
 pub use reload::{QUIET, QUIET_WAIT_MAX, watch};
 pub use settings::{
-    Backend, Component, ConfigurationFile, ExecProbe, HttpProbe, KeptConfiguration, Paths, Probe, ProbeKind,
-    ReleasesLayout, Settings, TcpProbe, Tls,
+    Backend, Component, ConfigurationFile, ExecProbe, HttpProbe, JsonValue, KeptConfiguration, LogProbe, MetricProbe,
+    Paths, Probe, ProbeKind, QueryProbe, ReleasesLayout, ResourceProbe, ScrapeProbe, Settings, TcpProbe, Tls,
 };
 pub use trust::check_private;
 

@@ -2,15 +2,17 @@
 
 use std::fmt::Write as _;
 
+use rollback::model::decision::Undecided;
 use rollback::model::health::Weight;
 use rollback::model::policy::{DeadManSwitch, ExternalDeploys, Policy};
+use rollback::rules::metric::Measure;
 use toml::Value;
 
 use super::Origins;
 use super::host::probe_key;
 use super::merge::KeyPlaces;
-use super::section::duration_text;
-use super::settings::{Backend, Component, Probe, ProbeKind, Settings};
+use super::section::{bytes_text, duration_text};
+use super::settings::{Backend, Component, HttpProbe, MetricProbe, Probe, ProbeKind, ScrapeProbe, Settings};
 
 /// Prints the merged configuration: every key with its value and, as a comment, where it was said last or that it is
 /// the default. Components follow the agent, each as its own file would be.
@@ -134,6 +136,16 @@ fn policy<'a>(page: &mut Page<'a>, policy: &Policy, agent: &'a KeyPlaces) {
         ("automatic_rollback", policy.auto.into()),
         ("external_deploys", external.into()),
         ("dead_man", (policy.dead_man == DeadManSwitch::Armed).into()),
+        ("automatic_from", policy.automatic_from.as_str().into()),
+        ("ask", duration_text(policy.ask_ms).into()),
+        (
+            "undecided",
+            match policy.undecided {
+                Undecided::RollBack => "rollback",
+                Undecided::Stay => "stay",
+            }
+            .into(),
+        ),
         ("automatic_rollbacks", i64::from(policy.limit.count_max).into()),
         ("automatic_window", duration_text(policy.limit.window_secs.saturating_mul(1_000)).into()),
         ("retain_unverified", duration_text(policy.retention.unverified_secs.saturating_mul(1_000)).into()),
@@ -162,29 +174,82 @@ fn probe(page: &mut Page<'_>, probe: &Probe, table: &str) {
         };
         line("weight", weight.into());
     }
-    match &probe.kind {
-        ProbeKind::Unit => line("kind", "unit".into()),
-        ProbeKind::Http(http) => {
-            line("kind", "http".into());
-            line("url", http.url.as_str().into());
-            let statuses: Vec<Value> = http.statuses.iter().map(|status| i64::from(*status).into()).collect();
-            line("statuses", statuses.into());
-            if let Some(body) = &http.body {
-                line("body", body.as_str().into());
-            }
-        }
-        ProbeKind::Tcp(tcp) => {
-            line("kind", "tcp".into());
-            line("address", tcp.address.as_str().into());
-        }
-        ProbeKind::Exec(exec) => {
-            line("kind", "exec".into());
-            line("command", exec.command.clone().into());
-        }
+    for (key, value) in kind(&probe.kind) {
+        line(key, value);
     }
     line("timeout", duration_text(probe.timeout_ms).into());
     line("interval", duration_text(probe.interval_ms).into());
     line("failures", i64::from(probe.failures).into());
+    if !matches!(probe.kind, ProbeKind::Log(_)) {
+        line("for", duration_text(probe.for_ms).into());
+    }
+}
+
+type Keys = Vec<(&'static str, Value)>;
+
+/// Gives the keys that not every kind of probe has.
+fn kind(kind: &ProbeKind) -> Keys {
+    match kind {
+        ProbeKind::Unit => vec![("kind", "unit".into())],
+        ProbeKind::Http(http) => self::http(http),
+        ProbeKind::Tcp(tcp) => vec![("kind", "tcp".into()), ("address", tcp.address.as_str().into())],
+        ProbeKind::Exec(exec) => vec![("kind", "exec".into()), ("command", exec.command.clone().into())],
+        ProbeKind::Log(log) => vec![
+            ("kind", "log".into()),
+            ("patterns", log.patterns.texts().to_vec().into()),
+            ("max_lines", i64::from(log.lines_max).into()),
+            ("within", duration_text(log.within_ms).into()),
+        ],
+        ProbeKind::Metric(MetricProbe::Scrape(scrape)) => self::scrape(scrape),
+        ProbeKind::Metric(MetricProbe::Query(query)) => vec![
+            ("kind", "metric".into()),
+            ("server", query.server.as_str().into()),
+            ("promql", query.promql.as_str().into()),
+            ("max", query.max.into()),
+        ],
+        ProbeKind::Resource(resource) => {
+            let limits = &resource.limits;
+            let sizes = [("max_memory", limits.memory_max), ("max_memory_growth", limits.memory_growth_per_min)];
+            let mut keys: Keys = vec![("kind", "resource".into())];
+            keys.extend(sizes.into_iter().filter_map(|(key, bytes)| Some((key, bytes_text(bytes?).into()))));
+            let percents = [("max_cpu", limits.cpu_max), ("max_cpu_growth", limits.cpu_growth_per_min)];
+            keys.extend(percents.into_iter().filter_map(|(key, percent)| Some((key, i64::from(percent?).into()))));
+            keys.push(("window", duration_text(resource.window_ms).into()));
+            keys
+        }
+    }
+}
+
+fn http(http: &HttpProbe) -> Keys {
+    let statuses: Vec<Value> = http.statuses.iter().map(|status| i64::from(*status).into()).collect();
+    let mut keys: Keys =
+        vec![("kind", "http".into()), ("url", http.url.as_str().into()), ("statuses", statuses.into())];
+    keys.extend(http.body.as_ref().map(|body| ("body", body.as_str().into())));
+    if let Some(json) = &http.json {
+        keys.push(("json_pointer", json.pointer.as_str().into()));
+        keys.extend(json.equals.as_ref().and_then(|value| Some(("json_equals", Value::try_from(value).ok()?))));
+    }
+    keys.extend(http.latency_max_ms.map(|millis| ("max_latency", duration_text(millis).into())));
+    keys
+}
+
+fn scrape(scrape: &ScrapeProbe) -> Keys {
+    let mut keys: Keys = vec![("kind", "metric".into()), ("url", scrape.url.as_str().into())];
+    match &scrape.measure {
+        Measure::Ratio { errors, total, max } => keys.extend([
+            ("errors", Value::from(errors.to_string())),
+            ("total", total.to_string().into()),
+            ("max_ratio", (*max).into()),
+        ]),
+        Measure::Quantile { histogram, quantile, max_ms } => keys.extend([
+            ("histogram", Value::from(histogram.to_string())),
+            ("quantile", (*quantile).into()),
+            ("max_latency", duration_text(*max_ms).into()),
+        ]),
+    }
+    keys.push(("window", duration_text(scrape.window_ms).into()));
+    keys.push(("min_requests", i64::from(scrape.requests_min).into()));
+    keys
 }
 
 fn quoted(text: &str) -> String {

@@ -3,11 +3,16 @@
 use std::ops::RangeInclusive;
 use std::path::Path;
 
+use rollback::engine::trigger;
+use rollback::model::decision::Severity;
 use rollback::model::health::Weight;
-use rollback::model::policy::Timeouts;
+use rollback::model::policy::{Policy, Timeouts};
+use rollback::model::watch::WATCH_MS_MAX;
 
+use super::file::Value;
+use super::rules;
 use super::section::{Section, duration_text};
-use super::settings::{ExecProbe, HttpProbe, Probe, ProbeKind, TcpProbe};
+use super::settings::{ExecProbe, HttpProbe, JsonValue, Probe, ProbeKind, TcpProbe};
 
 /// Most probes of a component, and most smoke checks: all of them run at every verification.
 const PROBES_MAX: usize = 64;
@@ -20,6 +25,11 @@ const FAILURES: RangeInclusive<u32> = 1..=100;
 /// Status codes that HTTP has.
 const STATUSES: RangeInclusive<i64> = 100..=599;
 
+/// How long a probe may have to fail: no watch is longer.
+const FOR_MILLIS: RangeInclusive<u64> = 0..=WATCH_MS_MAX;
+/// A latency: below a millisecond nothing is measured, past five minutes no try is left.
+pub(super) const LATENCY_MILLIS: RangeInclusive<u64> = 1..=300_000;
+
 /// Two seconds for one try: the slowest answer that people still call an answer.
 const TIMEOUT_DEFAULT_MS: u64 = 2_000;
 /// Half a second between tries: three failures are found within two seconds.
@@ -29,8 +39,23 @@ const FAILURES_DEFAULT: u32 = 3;
 /// A smoke check is tried once unless it says otherwise: it runs when the probes have passed.
 const SMOKE_FAILURES_DEFAULT: u32 = 1;
 
+/// What of the component bears on its probes.
+pub(super) struct Around<'a> {
+    pub(super) timeouts: &'a Timeouts,
+    pub(super) policy: &'a Policy,
+    /// Whether lines of the units can be read with their time and their start.
+    pub(super) has_journal: bool,
+}
+
+/// What a probe of a kind does unless it says otherwise.
+pub(super) struct Defaults {
+    pub(super) interval_ms: u64,
+    pub(super) failures: u32,
+    pub(super) for_ms: u64,
+}
+
 /// Reads the probes and then the smoke checks, which are required probes that are tried once.
-pub(super) fn read(component: &mut Section<'_>, timeouts: &Timeouts) -> Vec<Probe> {
+pub(super) fn read(component: &mut Section<'_>, around: &Around<'_>) -> Vec<Probe> {
     let mut probes: Vec<Probe> = Vec::new();
     for key in ["probes", "smoke"] {
         for mut section in component.tables(key, PROBES_MAX) {
@@ -39,17 +64,34 @@ pub(super) fn read(component: &mut Section<'_>, timeouts: &Timeouts) -> Vec<Prob
                 if probes.iter().any(|other| other.name == probe.name) {
                     section.problem("name", format_args!("{:?} stands twice", probe.name.as_str()));
                 }
-                if probe.timeout_ms > timeouts.verify_ms {
-                    let verify = duration_text(timeouts.verify_ms);
-                    let hint = "raise `verify` in `[timeouts]`";
-                    section.problem_hint("timeout", format_args!("verification ends after {verify} already"), hint);
-                }
+                fits(&section, &probe, around);
                 probes.push(probe);
             }
             section.finish();
         }
     }
     probes
+}
+
+/// Reports what of a probe contradicts the rest of its component.
+fn fits(section: &Section<'_>, probe: &Probe, around: &Around<'_>) {
+    if probe.timeout_ms > around.timeouts.verify_ms {
+        let verify = duration_text(around.timeouts.verify_ms);
+        let hint = "raise `verify` in `[timeouts]`";
+        section.problem_hint("timeout", format_args!("verification ends after {verify} already"), hint);
+    }
+    if probe.for_ms > around.policy.watch_ms {
+        let (needs, watch) = (duration_text(probe.for_ms), duration_text(around.policy.watch_ms));
+        let what = format_args!("it must fail for {needs}, and a watch ends after {watch} already");
+        section.problem_hint("for", what, "raise `watch` in `[policy]`, or lower `for`");
+    }
+    if matches!(&probe.kind, ProbeKind::Http(http) if http.latency_max_ms.is_some_and(|max| max > probe.timeout_ms)) {
+        let what = format_args!("a try ends after {} already", duration_text(probe.timeout_ms));
+        section.problem_hint("max_latency", what, "raise `timeout`, or lower `max_latency`");
+    }
+    if matches!(probe.kind, ProbeKind::Log(_)) && !around.has_journal {
+        section.problem("kind", "the process backend keeps no journal that a probe of the kind \"log\" could read");
+    }
 }
 
 fn probe(section: &mut Section<'_>, smoke: bool) -> Option<Probe> {
@@ -66,11 +108,56 @@ fn probe(section: &mut Section<'_>, smoke: bool) -> Option<Probe> {
         weight(section)
     };
     let timeout_ms = section.millis("timeout", TIMEOUT_MILLIS).unwrap_or(TIMEOUT_DEFAULT_MS);
-    let interval_ms = section.millis("interval", INTERVAL_MILLIS).unwrap_or(INTERVAL_DEFAULT_MS);
-    let default = if smoke { SMOKE_FAILURES_DEFAULT } else { FAILURES_DEFAULT };
-    let failures = section.integer("failures", FAILURES).unwrap_or(default);
-    let kind = kind(section);
-    Some(Probe { name: name?, weight: weight?, kind: kind?, timeout_ms, interval_ms, failures })
+    let interval = section.millis("interval", INTERVAL_MILLIS);
+    let failures = section.integer("failures", FAILURES);
+    let for_ms = section.millis("for", FOR_MILLIS);
+    let severity = severity(section);
+    let kind = kind(section)?;
+    let severity = severity.unwrap_or_else(|| trigger::severity(failure(&kind, smoke)));
+    let default = defaults(&kind, smoke);
+    let interval_ms = interval.unwrap_or(default.interval_ms);
+    rules::fits(section, &kind, interval_ms);
+    let failures = failures.unwrap_or(default.failures);
+    let for_ms = for_ms.unwrap_or(default.for_ms);
+    Some(Probe { name: name?, weight: weight?, kind, timeout_ms, interval_ms, failures, for_ms, severity })
+}
+
+/// Names a probe's failure as the engine's table does.
+fn failure(kind: &ProbeKind, smoke: bool) -> &'static str {
+    match kind {
+        _ if smoke => "smoke",
+        ProbeKind::Unit => "unit",
+        ProbeKind::Http(_) => "http",
+        ProbeKind::Tcp(_) => "tcp",
+        ProbeKind::Exec(_) => "exec",
+        ProbeKind::Log(_) => "log",
+        ProbeKind::Metric(metric) => rules::metric_failure(metric),
+        ProbeKind::Resource(_) => "resource",
+    }
+}
+
+/// Reads a severity by its word.
+pub(super) fn severity(section: &mut Section<'_>) -> Option<Severity> {
+    let word = section.text("severity")?;
+    let found = Severity::ALL.into_iter().find(|severity| severity.as_str() == word);
+    if found.is_none() {
+        let hint = "\"low\", \"medium\", \"high\" or \"critical\"";
+        section.problem_hint("severity", format_args!("{word:?} is not a severity"), hint);
+    }
+    found
+}
+
+fn defaults(kind: &ProbeKind, smoke: bool) -> Defaults {
+    match kind {
+        ProbeKind::Unit | ProbeKind::Http(_) | ProbeKind::Tcp(_) | ProbeKind::Exec(_) => Defaults {
+            interval_ms: INTERVAL_DEFAULT_MS,
+            failures: if smoke { SMOKE_FAILURES_DEFAULT } else { FAILURES_DEFAULT },
+            for_ms: 0,
+        },
+        ProbeKind::Log(_) => rules::LOG,
+        ProbeKind::Metric(metric) => rules::metric_defaults(metric),
+        ProbeKind::Resource(_) => rules::RESOURCE,
+    }
 }
 
 fn weight(section: &mut Section<'_>) -> Option<Weight> {
@@ -86,42 +173,70 @@ fn weight(section: &mut Section<'_>) -> Option<Weight> {
     }
 }
 
-const KINDS: &str = "\"unit\", \"http\", \"tcp\" or \"exec\"";
+const KINDS: &str = "\"unit\", \"http\", \"tcp\", \"exec\", \"log\", \"metric\" or \"resource\"";
+
+/// The keys that not every kind has, with the kinds that have them.
+const KEYS: [(&str, &[&str]); 26] = [
+    ("url", &["http", "metric"]),
+    ("statuses", &["http"]),
+    ("body", &["http"]),
+    ("json_pointer", &["http"]),
+    ("json_equals", &["http"]),
+    ("max_latency", &["http", "metric"]),
+    ("address", &["tcp"]),
+    ("command", &["exec"]),
+    ("patterns", &["log"]),
+    ("max_lines", &["log"]),
+    ("within", &["log"]),
+    ("errors", &["metric"]),
+    ("total", &["metric"]),
+    ("max_ratio", &["metric"]),
+    ("histogram", &["metric"]),
+    ("quantile", &["metric"]),
+    ("min_requests", &["metric"]),
+    ("server", &["metric"]),
+    ("promql", &["metric"]),
+    ("max", &["metric"]),
+    ("window", &["metric", "resource"]),
+    ("max_memory", &["resource"]),
+    ("max_memory_growth", &["resource"]),
+    ("max_cpu", &["resource"]),
+    ("max_cpu_growth", &["resource"]),
+    // Of lines those count that were written within a time; that time is theirs.
+    ("for", &["unit", "http", "tcp", "exec", "metric", "resource"]),
+];
 
 fn kind(section: &mut Section<'_>) -> Option<ProbeKind> {
     let kind = section.text("kind")?;
-    let keys = [("http", "url"), ("http", "statuses"), ("http", "body"), ("tcp", "address"), ("exec", "command")];
-    if !["unit", "http", "tcp", "exec"].contains(&kind) {
+    if !["unit", "http", "tcp", "exec", "log", "metric", "resource"].contains(&kind) {
         section.problem_hint("kind", format_args!("{kind:?} is not a kind of probe"), KINDS);
         // What else it says cannot be judged without the kind.
-        for (_, key) in keys {
+        for (key, _) in KEYS {
             section.node(key);
         }
         return None;
     }
-    for (of, key) in keys.into_iter().filter(|(of, _)| *of != kind) {
-        section.forbid(&[key], &format!("only a probe of the kind \"{of}\" has it"));
+    for (key, kinds) in KEYS.into_iter().filter(|(_, kinds)| !kinds.contains(&kind)) {
+        let of: Vec<String> = kinds.iter().map(|kind| format!("\"{kind}\"")).collect();
+        section.forbid(&[key], &format!("only a probe of the kind {} has it", of.join(" or ")));
     }
     match kind {
         "http" => http(section).map(ProbeKind::Http),
         "tcp" => tcp(section).map(ProbeKind::Tcp),
         "exec" => exec(section).map(ProbeKind::Exec),
+        "log" => rules::log(section).map(ProbeKind::Log),
+        "metric" => rules::metric(section).map(ProbeKind::Metric),
+        "resource" => rules::resource(section).map(ProbeKind::Resource),
         _ => Some(ProbeKind::Unit),
     }
 }
 
 fn http(section: &mut Section<'_>) -> Option<HttpProbe> {
-    if !section.has("url") {
-        section.missing("url", "what is asked: `url = \"http://127.0.0.1:8080/health\"`");
-    }
-    let url = section.text("url");
-    if let Some(why) = url.and_then(wrong_url) {
-        section.problem("url", why);
-    }
+    let url = url(section, "url", "what is asked: `url = \"http://127.0.0.1:8080/health\"`");
     let mut statuses = Vec::new();
     for item in section.list("statuses") {
         let status = match item.value {
-            super::file::Value::Integer(status) if STATUSES.contains(&status) => u16::try_from(status).ok(),
+            Value::Integer(status) if STATUSES.contains(&status) => u16::try_from(status).ok(),
             _ => None,
         };
         match status {
@@ -133,7 +248,46 @@ fn http(section: &mut Section<'_>) -> Option<HttpProbe> {
     if body.as_ref().is_some_and(String::is_empty) {
         section.problem("body", "every body contains the empty text");
     }
-    Some(HttpProbe { url: url?.to_owned(), statuses, body })
+    let json = json(section);
+    let latency_max_ms = section.millis("max_latency", LATENCY_MILLIS);
+    Some(HttpProbe { url: url?, statuses, body, json, latency_max_ms })
+}
+
+fn json(section: &mut Section<'_>) -> Option<JsonValue> {
+    let pointer = section.text("json_pointer");
+    let equals = section.node("json_equals").and_then(|node| match &node.value {
+        Value::Text(text) => Some(text.as_str().into()),
+        Value::Integer(number) => Some((*number).into()),
+        Value::Flag(flag) => Some((*flag).into()),
+        Value::Float(_) | Value::List(_) | Value::Table(_) | Value::Other(_) => {
+            section.problem("json_equals", "a string, an integer or a boolean is expected");
+            None
+        }
+    });
+    if section.has("json_equals") && pointer.is_none() {
+        section.problem_hint("json_equals", "`json_pointer` must say what is compared", "`json_pointer = \"/status\"`");
+    }
+    let pointer = pointer?;
+    if !pointer.is_empty() && !pointer.starts_with('/') {
+        section.problem_hint(
+            "json_pointer",
+            format_args!("{pointer:?} is not a pointer"),
+            "it begins with `/`: `/status`",
+        );
+    }
+    Some(JsonValue { pointer: pointer.to_owned(), equals })
+}
+
+/// Reads a URL that must be there.
+pub(super) fn url(section: &mut Section<'_>, key: &'static str, hint: &str) -> Option<String> {
+    if !section.has(key) {
+        section.missing(key, hint);
+    }
+    let url = section.text(key)?;
+    if let Some(why) = wrong_url(url) {
+        section.problem(key, why);
+    }
+    Some(url.to_owned())
 }
 
 fn wrong_url(text: &str) -> Option<String> {

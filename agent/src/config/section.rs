@@ -116,6 +116,40 @@ impl<'a> Section<'a> {
         within
     }
 
+    /// Reads a number, whole or not; the bounds themselves are allowed.
+    pub(super) fn number(&mut self, key: &'static str, bounds: RangeInclusive<f64>) -> Option<f64> {
+        let node = self.node(key)?;
+        let number = match node.value {
+            Value::Float(number) => number,
+            Value::Integer(number) => float(number),
+            Value::Text(_) | Value::Flag(_) | Value::List(_) | Value::Table(_) | Value::Other(_) => {
+                return self.wrong(key, node, "a number");
+            }
+        };
+        let within = bounds.contains(&number);
+        if !within {
+            self.problem(key, format_args!("{number} is not between {} and {}", bounds.start(), bounds.end()));
+        }
+        within.then_some(number)
+    }
+
+    /// Reads a size within bounds, in bytes.
+    pub(super) fn bytes(&mut self, key: &'static str, bounds: RangeInclusive<u64>) -> Option<u64> {
+        let node = self.node(key)?;
+        let Value::Text(text) = &node.value else { return self.wrong(key, node, "a size such as \"512MiB\"") };
+        let Some(bytes) = parse_bytes(text) else {
+            let hint = "write \"64KiB\", \"512MiB\" or \"2GiB\"";
+            self.problem_hint(key, format_args!("{text:?} is not a size"), hint);
+            return None;
+        };
+        let within = bounds.contains(&bytes);
+        if !within {
+            let [from, to] = [*bounds.start(), *bounds.end()].map(bytes_text);
+            self.problem(key, format_args!("{text:?} is not between {from} and {to}"));
+        }
+        within.then_some(bytes)
+    }
+
     /// Reads `true` or `false`.
     pub(super) fn flag(&mut self, key: &'static str) -> Option<bool> {
         let node = self.node(key)?;
@@ -194,9 +228,12 @@ impl<'a> Section<'a> {
         }
         let tables = items.iter().take(max).filter_map(|item| match &item.value {
             Value::Table(table) => Some(self.below(table, key)),
-            Value::Text(_) | Value::Integer(_) | Value::Flag(_) | Value::List(_) | Value::Other(_) => {
-                self.wrong(key, item, "a table")
-            }
+            Value::Text(_)
+            | Value::Integer(_)
+            | Value::Float(_)
+            | Value::Flag(_)
+            | Value::List(_)
+            | Value::Other(_) => self.wrong(key, item, "a table"),
         });
         tables.collect()
     }
@@ -241,4 +278,23 @@ impl<'a> Section<'a> {
 /// Writes milliseconds as the configuration does: `1m 30s`.
 pub(super) fn duration_text(millis: u64) -> String {
     format!("{:#}", SignedDuration::from_millis(i64::try_from(millis).unwrap_or(i64::MAX)))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "nobody writes a limit whose sixteenth digit matters")]
+fn float(number: i64) -> f64 {
+    number as f64
+}
+
+/// The units of sizes, the largest first.
+const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+
+fn parse_bytes(text: &str) -> Option<u64> {
+    let (number, unit) = UNITS.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit)))?;
+    number.trim_end().parse::<u64>().ok()?.checked_mul(*unit)
+}
+
+/// Writes bytes as the configuration does: `512MiB`.
+pub(super) fn bytes_text(bytes: u64) -> String {
+    let (name, unit) = UNITS.iter().find(|(_, unit)| bytes.is_multiple_of(*unit)).unwrap_or(&("KiB", 1 << 10));
+    format!("{}{name}", bytes / unit)
 }

@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use rollback::model::decision::Severity;
 use rollback::model::health::Weight;
 use rollback::model::ids::{ComponentName, Environment, HostName, ProbeName, UnitName};
 use rollback::model::policy::{Policy, Timeouts};
+use rollback::rules::lines::Patterns;
+use rollback::rules::metric::Measure;
+use rollback::rules::usage::Limits;
 
 /// Everything an agent was told.
 #[derive(Debug, Clone, PartialEq)]
@@ -169,6 +173,10 @@ pub struct Probe {
     pub interval_ms: u64,
     /// How many consecutive failures count as a failure.
     pub failures: u32,
+    /// How long it must fail in a watch before that counts, in milliseconds.
+    pub for_ms: u64,
+    /// How bad its failure is.
+    pub severity: Severity,
 }
 
 /// What a probe asks.
@@ -182,6 +190,12 @@ pub enum ProbeKind {
     Tcp(TcpProbe),
     /// A program ends with 0.
     Exec(ExecProbe),
+    /// Lines in the journal of the units.
+    Log(LogProbe),
+    /// Metrics of the service, or a query of a Prometheus server.
+    Metric(MetricProbe),
+    /// Memory and CPU of the units' processes.
+    Resource(ResourceProbe),
 }
 
 /// An HTTP request and what it must give.
@@ -193,6 +207,19 @@ pub struct HttpProbe {
     pub statuses: Vec<u16>,
     /// A text that the body must contain.
     pub body: Option<String>,
+    /// A value that the body must have as JSON.
+    pub json: Option<JsonValue>,
+    /// The longest time until the whole answer is there, in milliseconds.
+    pub latency_max_ms: Option<u64>,
+}
+
+/// A value in a JSON text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JsonValue {
+    /// Where it stands: a pointer of RFC 6901.
+    pub pointer: String,
+    /// What it must be; none when it must only be there and be neither `null` nor `false`.
+    pub equals: Option<serde_json::Value>,
 }
 
 /// A TCP address.
@@ -207,4 +234,57 @@ pub struct TcpProbe {
 pub struct ExecProbe {
     /// The program and its arguments.
     pub command: Vec<String>,
+}
+
+/// Critical lines in the journal of the units since their start.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogProbe {
+    /// What makes a line critical.
+    pub patterns: Patterns,
+    /// How many there may be within the time.
+    pub lines_max: u32,
+    /// The time, in milliseconds.
+    pub within_ms: u64,
+}
+
+/// A rule over metrics.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MetricProbe {
+    /// What the service itself exposes.
+    Scrape(ScrapeProbe),
+    /// What a Prometheus server says.
+    Query(QueryProbe),
+}
+
+/// Metrics that the service exposes, read by the agent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScrapeProbe {
+    /// Where they are; redirects are not followed.
+    pub url: String,
+    /// What is measured.
+    pub measure: Measure,
+    /// The time over which it is, in milliseconds.
+    pub window_ms: u64,
+    /// How many requests there must be in it before anything is told.
+    pub requests_min: u32,
+}
+
+/// An instant query.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueryProbe {
+    /// The server's own URL.
+    pub server: String,
+    /// The query.
+    pub promql: String,
+    /// The largest value.
+    pub max: f64,
+}
+
+/// What the units' processes may use.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ResourceProbe {
+    /// The limits.
+    pub limits: Limits,
+    /// The time over which growth and CPU are measured, in milliseconds.
+    pub window_ms: u64,
 }

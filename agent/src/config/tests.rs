@@ -85,7 +85,8 @@ fn every_bad_probe_has_its_line_and_its_words() {
         ),
         (
             "name = \"a\"\nkind = \"icmp\"",
-            "web.toml:7: `probes.kind`: \"icmp\" is not a kind of probe (\"unit\", \"http\", \"tcp\" or \"exec\")",
+            "web.toml:7: `probes.kind`: \"icmp\" is not a kind of probe \
+             (\"unit\", \"http\", \"tcp\", \"exec\", \"log\", \"metric\" or \"resource\")",
         ),
         (
             "name = \"a\"\nkind = \"http\"\nurl = \"ftp://x/\"\nstatuses = [200,\n 99]",
@@ -119,6 +120,101 @@ fn every_bad_probe_has_its_line_and_its_words() {
     for (more, words) in table {
         assert_eq!(component_problems(&format!("[[probes]]\n{more}")), words, "{more}");
     }
+}
+
+#[test]
+fn every_bad_metric_has_its_line_and_its_words() {
+    let metric = "kind = \"metric\"\nurl = \"http://x/\"\nfor = \"1m\"\n";
+    let table = [
+        (
+            "kind = \"metric\"\nurl = \"http://x/\"",
+            "web.toml:5: `probes.errors` is missing \
+             (or `histogram`, or `promql`: `errors = 'http_requests_total{code=~\"5..\"}'`)"
+                .to_owned(),
+        ),
+        (
+            &format!("{metric}errors = \"n{{code=5}}\"\ntotal = \"n\"\nmax_ratio = 2\nmax = 1"),
+            "web.toml:10: `probes.errors`: \"n{code=5}\" is not `name` or `name{label=\"value\"}`\n\
+             web.toml:12: `probes.max_ratio`: 2 is not between 0 and 1\n\
+             web.toml:13: `probes.max`: it belongs to `promql`"
+                .to_owned(),
+        ),
+        (
+            &format!("{metric}errors = \"n\"\ntotal = \"n\"\nhistogram = \"t\""),
+            "web.toml:12: `probes.histogram`: a probe measures one thing, and `errors` stands here as well".to_owned(),
+        ),
+        (
+            &format!("{metric}histogram = \"t_bucket\"\nquantile = 99\nwindow = \"5s\""),
+            "web.toml:10: `probes.histogram`: the name stands without what its series have behind it (write `t`)\n\
+             web.toml:11: `probes.quantile`: 99 is not between 0.001 and 0.9999\n\
+             web.toml:12: `probes.window`: two looks that lie 5s apart need twice that time \
+             (raise `window`, or lower `interval`)"
+                .to_owned(),
+        ),
+        (
+            "kind = \"metric\"\nurl = \"http://x/\"\nhistogram = \"t\"",
+            "web.toml:5: `probes.for`: it must fail for 10m, and a watch ends after 5m already \
+             (raise `watch` in `[policy]`, or lower `for`)"
+                .to_owned(),
+        ),
+        (
+            &format!("{metric}promql = \"up\"\nmax = \"1\""),
+            "web.toml:5: `probes.server` is missing (the Prometheus server: `server = \"http://prometheus:9090\"`)\n\
+             web.toml:8: `probes.url`: a query has no use for it\n\
+             web.toml:11: `probes.max`: a number is expected, found a string"
+                .to_owned(),
+        ),
+    ];
+    for (more, words) in table {
+        assert_eq!(component_problems(&format!("[[probes]]\nname = \"a\"\n{more}")), words, "{more}");
+    }
+}
+
+#[test]
+fn every_bad_rule_has_its_line_and_its_words() {
+    let table = [
+        ("kind = \"log\"\npatterns = []", "web.toml:8: `probes.patterns`: there is no pattern".to_owned()),
+        (
+            "kind = \"log\"\npatterns = [\"(\", \"\"]\nfor = \"1m\"",
+            "web.toml:8: `probes.patterns`: \"(\": error: unclosed group\n\
+             web.toml:8: `probes.patterns`: every line matches the empty pattern\n\
+             web.toml:9: `probes.for`: only a probe of the kind \"unit\" or \"http\" or \"tcp\" or \"exec\" or \"metric\" \
+             or \"resource\" has it"
+                .to_owned(),
+        ),
+        (
+            "kind = \"resource\"",
+            "web.toml:5: `probes.max_memory` is missing \
+             (or `max_memory_growth`, `max_cpu` or `max_cpu_growth`: `max_memory = \"512MiB\"`)"
+                .to_owned(),
+        ),
+        (
+            "kind = \"resource\"\nmax_memory = \"512MB\"\nmax_memory_growth = 5\nmax_cpu = 0",
+            "web.toml:8: `probes.max_memory`: \"512MB\" is not a size (write \"64KiB\", \"512MiB\" or \"2GiB\")\n\
+             web.toml:9: `probes.max_memory_growth`: a size such as \"512MiB\" is expected, found an integer\n\
+             web.toml:10: `probes.max_cpu`: 0 is not between 1 and 100000"
+                .to_owned(),
+        ),
+        (
+            "kind = \"http\"\nurl = \"http://x/\"\njson_equals = 1.5",
+            "web.toml:9: `probes.json_equals`: `json_pointer` must say what is compared (`json_pointer = \"/status\"`)\n\
+             web.toml:9: `probes.json_equals`: a string, an integer or a boolean is expected"
+                .to_owned(),
+        ),
+    ];
+    for (more, words) in table {
+        assert_eq!(component_problems(&format!("[[probes]]\nname = \"a\"\n{more}")), words, "{more}");
+    }
+    assert_eq!(
+        component_problems("[[probes]]\nname = \"a\"\nkind = \"http\"\nurl = \"http://x/\"\nmax_latency = \"3s\""),
+        "web.toml:9: `probes.max_latency`: a try ends after 2s already (raise `timeout`, or lower `max_latency`)"
+    );
+    let process = "backend = \"process\"\ncommands = { \"web.service\" = [\"bin/web\"] }\n\
+        [[probes]]\nname = \"a\"\nkind = \"log\"\npatterns = [\"FATAL\"]";
+    assert_eq!(
+        component_problems(process),
+        "web.toml:9: `probes.kind`: the process backend keeps no journal that a probe of the kind \"log\" could read"
+    );
 }
 
 #[test]
@@ -179,7 +275,7 @@ fn the_shipped_examples_are_valid_and_print_as_what_they_say() {
     let read = |name: &str| std::fs::read_to_string(examples.join(name)).expect("the example is shipped");
     let agent = parse_agent(&read("agent.toml"), Path::new("agent.toml")).expect("valid");
     assert_eq!(agent.tls.map(|tls| tls.key), Some(PathBuf::from("/etc/rollback/pki/agent.key")));
-    for name in ["components.d/web.toml", "components.d/backups.toml"] {
+    for name in ["components.d/web.toml", "components.d/backups.toml", "components.d/rules.toml"] {
         let component = parse_component(&read(name), Path::new(name)).expect(name);
         let table = file::parse(&read(name), Path::new(name), &Problems::default()).expect("it is TOML");
         let printed = print::component(&component, &merge::places(&table), &KeyPlaces::new());

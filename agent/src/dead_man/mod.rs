@@ -26,9 +26,10 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use self::armed::{Armed, Files};
+use crate::clock::SystemClock;
 use crate::config::Component;
 use crate::observe::blocking;
-use crate::ports::{DeadMan, Fired, PortError};
+use crate::ports::{Clock as _, DeadMan, Fired, PortError};
 
 /// Longest wait for a tool of systemd: it needs some ten milliseconds, and a manager that is silent fails the deploy
 /// before anything was touched.
@@ -63,9 +64,9 @@ impl DeadMan for Switches {
     ) -> Result<(), PortError> {
         let Some(armed) = Armed::new(component, operation, from, lasts) else { return Ok(()) };
         let files = self.files.clone();
-        let (id, again) = (operation.id, operation.watched.is_some());
+        let (id, left) = (operation.id, armed.left(&revert::now()));
         blocking(move || files.put(&armed)).await?;
-        set_timer(&instance(id, again), lasts).await
+        set_timer(id, left).await
     }
 
     async fn disarm(&self, operation: OperationId) -> Result<Option<Fired>, PortError> {
@@ -97,11 +98,10 @@ impl DeadMan for Switches {
     }
 }
 
-/// Names the instance of `rb-revert@.service` and of its timer. The second timer is set before the first is gone, so it
-/// has a name of its own.
-fn instance(operation: OperationId, again: bool) -> String {
-    let suffix = if again { "_watch" } else { "" };
-    format!("rb-revert@{operation}{suffix}")
+/// Names the instance of `rb-revert@.service` and of its timer, by its deadline as well: a timer for a new deadline is set
+/// before the old one is gone.
+fn instance(operation: OperationId, deadline_ms: u128) -> String {
+    format!("rb-revert@{operation}_{deadline_ms}")
 }
 
 /// Reads the operation out of an instance's name.
@@ -109,11 +109,12 @@ fn instance(operation: OperationId, again: bool) -> String {
 /// # Errors
 /// When there is none in it.
 pub fn operation_of(instance: &str) -> Result<OperationId, rollback::model::ids::NameError> {
-    instance.strip_suffix("_watch").unwrap_or(instance).parse()
+    instance.split_once('_').map_or(instance, |(operation, _)| operation).parse()
 }
 
-/// Has systemd start the instance after a time. A timer of that name that is there already will do.
-async fn set_timer(instance: &str, after: Duration) -> Result<(), PortError> {
+/// Has systemd start the instance of an operation after a time. A timer for the same deadline that is there will do.
+async fn set_timer(operation: OperationId, after: Duration) -> Result<(), PortError> {
+    let instance = &instance(operation, (SystemClock.boottime() + after).as_millis());
     let seconds = format!("--on-active={}ms", after.as_millis());
     let unit = format!("--unit={instance}.service");
     let made = run("systemd-run", &["--quiet", &seconds, "--timer-property", ACCURACY, &unit]).await;
@@ -129,8 +130,8 @@ async fn is_set(instance: &str) -> bool {
 
 /// Stops what is left of the timers of an operation. One that stays finds nothing armed and does nothing.
 async fn stop_timers(operation: OperationId) {
-    let [first, second] = [false, true].map(|again| format!("{}.timer", instance(operation, again)));
-    if let Err(error) = run("systemctl", &["stop", "--no-block", &first, &second]).await {
+    let all = format!("rb-revert@{operation}_*.timer");
+    if let Err(error) = run("systemctl", &["stop", "--no-block", &all]).await {
         tracing::debug!(%operation, "{}", rollback::chain::Chain(&error));
     }
 }

@@ -21,7 +21,7 @@ use rollback::model::operation::Step;
 use rollback::model::watch::Moment;
 
 use super::armed::{Armed, Files, Found};
-use super::{instance, set_timer};
+use super::set_timer;
 use crate::clock::SystemClock;
 use crate::observe::blocking;
 use crate::ports::{Clock, PortError, Store, Units};
@@ -76,7 +76,7 @@ async fn one(files: &Files, operation: OperationId, when: When) -> Result<(), Po
                     tracing::info!(%operation, left_ms = left.as_millis(), "its deadline was put off");
                     return Ok(());
                 }
-                When::Boot if !left.is_zero() => return set_timer(&instance(operation, true), left).await,
+                When::Boot if !left.is_zero() => return set_timer(operation, left).await,
                 When::Deadline | When::Boot => SystemClock.sleep(left).await,
             }
             if !files.claim(operation)? {
@@ -91,7 +91,7 @@ async fn one(files: &Files, operation: OperationId, when: When) -> Result<(), Po
     files.report(operation, at, steps)
 }
 
-fn now() -> Moment {
+pub(super) fn now() -> Moment {
     let since_boot_ms = u64::try_from(SystemClock.boottime().as_millis()).unwrap_or(u64::MAX);
     Moment { boot: SystemClock.boot(), since_boot_ms, at: SystemClock.now() }
 }

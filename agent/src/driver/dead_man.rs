@@ -23,9 +23,10 @@ impl Driver {
         let waits = Duration::from_millis(watch.lasts_ms.max(watch.confirm_ms.unwrap_or(0)));
         let probes = component.probes.iter().map(|probe| probe.timeout_ms).max().unwrap_or(0);
         let after = GRACE + Duration::from_millis(probes);
-        let (from, lasts) = match &operation.watched {
-            Some(watched) => (watched.began.clone(), waits + after),
-            None => {
+        let (from, lasts) = match (&operation.asked, &operation.watched) {
+            (Some(asked), _) => (asked.since.clone(), Duration::from_millis(asked.lasts_ms) + after),
+            (None, Some(watched)) => (watched.began.clone(), waits + after),
+            (None, None) => {
                 let each = [timeouts.stop_ms, timeouts.start_ms, timeouts.stability_ms, timeouts.verify_ms];
                 (self.moment(), Duration::from_millis(each.iter().sum()) + waits + after)
             }

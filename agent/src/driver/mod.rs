@@ -5,6 +5,7 @@
 //! effect, the outcome is recorded after the last.
 
 mod dead_man;
+mod decide;
 mod external;
 pub mod journal;
 mod registry;
@@ -23,18 +24,18 @@ use arc_swap::ArcSwap;
 use rollback::model::effect::Effect;
 use rollback::model::health::Health;
 use rollback::model::host::ObservedComponent;
-use rollback::model::ids::{ComponentName, Environment, OperationId, ReleaseId};
+use rollback::model::ids::{ComponentName, Environment, ReleaseId};
 use rollback::model::operation::{ChainHead, Operation, Request};
 use rollback::model::record::Record;
 use rollback::model::refusal::Refusal;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Component, Settings};
 use crate::observe::{self, Depth};
 use crate::ports::{Clock, DeadMan, Facts, History, IntentJournal, PortError, Prober, Store, Units};
-use registry::{Confirmation, Registry};
+use registry::Registry;
 pub use start::{Order, StartError};
 
 /// Updates kept for a slow reader: more than any operation has; a reader that lags behind reads the history instead.
@@ -176,13 +177,6 @@ impl Driver {
     #[must_use]
     pub fn running(&self, environment: &Environment) -> Option<Operation> {
         self.registry(|registry| registry.latest(environment)).map(|progress| (*progress.operation).clone())
-    }
-
-    /// Confirms the release of a deploy, durably. False when no such deploy is watched or waits for it.
-    pub async fn confirm(&self, operation: OperationId, by: String) -> bool {
-        let Some(confirmations) = self.registry(|registry| registry.confirmations(operation)) else { return false };
-        let (done, confirmed) = oneshot::channel();
-        confirmations.send(Confirmation { by, done }).await.is_ok() && confirmed.await.unwrap_or(false)
     }
 
     /// Accepts nothing new and waits for what runs, at most for `limit`; what still runs then, and what only waits, is

@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 
+use rollback::model::decision::Choice;
 use rollback::model::host::Lease;
 use rollback::model::ids::{Environment, OperationId};
+use rollback::model::text::Text;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{Following, Progress, UPDATES_KEPT};
 
-/// Confirmations that wait: one is enough, and who comes later waits.
-const CONFIRMATIONS_WAITING_MAX: usize = 1;
+/// Words that wait: one is enough, and who comes later waits.
+const WORDS_WAITING_MAX: usize = 1;
 
 /// The operations that run now.
 #[derive(Default)]
@@ -23,14 +25,34 @@ struct Running {
     latest: Progress,
     updates: broadcast::Sender<Progress>,
     takeover: watch::Sender<Option<OperationId>>,
-    confirmations: mpsc::Sender<Confirmation>,
+    words: mpsc::Sender<Said>,
 }
 
-/// Somebody's word that a release is well.
-pub(super) struct Confirmation {
-    /// Whose.
+/// What somebody says to an operation that waits.
+pub(super) enum Word {
+    /// The release is well.
+    Confirm,
+    /// What is to be done.
+    Decide {
+        /// What was chosen.
+        choice: Choice,
+        /// Why.
+        reason: Option<Text>,
+    },
+    /// Something is wrong that the agent does not see.
+    Alert {
+        /// What, and who says so.
+        text: String,
+    },
+}
+
+/// A word, and whose it is.
+pub(super) struct Said {
+    /// What was said.
+    pub(super) word: Word,
+    /// By whom.
     pub(super) by: String,
-    /// Told once it is durable.
+    /// Told whether it was heard, which is durable then.
     pub(super) done: oneshot::Sender<bool>,
 }
 
@@ -38,8 +60,8 @@ pub(super) struct Confirmation {
 pub(super) struct Orders {
     /// Which operation takes over from it.
     pub(super) takeover: watch::Receiver<Option<OperationId>>,
-    /// Who confirms its release.
-    pub(super) confirmations: mpsc::Receiver<Confirmation>,
+    /// What people say to it.
+    pub(super) words: mpsc::Receiver<Said>,
 }
 
 /// Why an environment could not be taken.
@@ -61,10 +83,10 @@ impl Registry {
         }
         let (takeover, taken_over) = watch::channel(None);
         let (updates, _) = broadcast::channel(UPDATES_KEPT);
-        let (confirmations, confirmed) = mpsc::channel(CONFIRMATIONS_WAITING_MAX);
-        let running = Running { latest: first, updates, takeover, confirmations, lease };
+        let (words, said) = mpsc::channel(WORDS_WAITING_MAX);
+        let running = Running { latest: first, updates, takeover, words, lease };
         self.running.insert(running.lease.environment.clone(), running);
-        Ok(Orders { takeover: taken_over, confirmations: confirmed })
+        Ok(Orders { takeover: taken_over, words: said })
     }
 
     /// Gives an environment back.
@@ -83,11 +105,11 @@ impl Registry {
             .map(|running| Lease { gives_way: running.latest.operation.is_waiting(), ..running.lease.clone() })
     }
 
-    /// Gives where a deploy that is watched or waits takes confirmations.
-    pub(super) fn confirmations(&self, operation: OperationId) -> Option<mpsc::Sender<Confirmation>> {
+    /// Gives where an operation that waits takes what is said to it.
+    pub(super) fn words(&self, operation: OperationId) -> Option<mpsc::Sender<Said>> {
         let mut running = self.running.values();
         let running = running.find(|running| running.lease.operation == operation)?;
-        running.latest.operation.is_waiting().then(|| running.confirmations.clone())
+        running.latest.operation.is_waiting().then(|| running.words.clone())
     }
 
     pub(super) fn latest(&self, environment: &Environment) -> Option<Progress> {

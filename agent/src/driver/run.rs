@@ -70,9 +70,13 @@ impl Driver {
             if let Some(by) = taken_over {
                 return engine::step::supersede(operation, by);
             }
-            let waits = matches!(effect, Effect::Watched { .. } | Effect::Confirmed { .. });
-            let begins = waits && operation.watched.is_none();
-            if waits {
+            let asks = matches!(effect, Effect::Decided { .. });
+            let waits = asks || matches!(effect, Effect::Watched { .. } | Effect::Confirmed { .. });
+            let begins = waits && if asks { operation.asked.is_none() } else { operation.watched.is_none() };
+            if asks {
+                let lasts_ms = super::decide::ask_ms(component, &operation);
+                operation = engine::step::begin_asking(operation, self.moment(), lasts_ms);
+            } else if waits {
                 operation = engine::step::begin_watch(operation, self.moment());
             }
             let current = Arc::new(operation.clone());
@@ -134,7 +138,9 @@ impl Driver {
                 let (store, component, release) = (Arc::clone(&ports.store), component.clone(), release.clone());
                 blocking(move || store.link_configuration(&component, &release)).await
             }
-            Effect::Verified { .. } | Effect::Watched { .. } | Effect::Confirmed { .. } => Ok(()),
+            Effect::Verified { .. } | Effect::Watched { .. } | Effect::Confirmed { .. } | Effect::Decided { .. } => {
+                Ok(())
+            }
         };
         let end = match (&effect, done) {
             (Effect::Verified { .. }, _) => self.verify(component, operation).await,
@@ -193,7 +199,7 @@ impl Driver {
         let units = &self.inner.ports.units;
         let health = operation.steps.last().and_then(|step| match &step.end {
             EffectEnd::Judged { health, .. } => Some(health.clone()),
-            EffectEnd::Ensured | EffectEnd::Failed { .. } => None,
+            EffectEnd::Ensured | EffectEnd::Decided { .. } | EffectEnd::Failed { .. } => None,
         });
         let names = &operation.plan.units;
         let health = match health {

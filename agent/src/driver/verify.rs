@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use rollback::chain::Chain;
+use rollback::engine::hold::hold;
 use rollback::engine::verdict;
 use rollback::model::effect::EffectEnd;
 use rollback::model::health::{Health, UnitState};
 use rollback::model::operation::{Operation, Urgency};
 
 use super::Driver;
+use super::watch::for_ms;
 use crate::config::Component;
 use crate::observe::ask_probes;
 
@@ -40,7 +42,13 @@ impl Driver {
         );
         match ports.units.states(component, units).await {
             Ok(states) => {
-                let health = Health { units: states, probes };
+                // What must fail for a while cannot do so in a verification; the watch goes on from here.
+                let now = self.moment();
+                let probes = probes.into_iter().map(|probe| {
+                    let for_ms = for_ms(component, &probe);
+                    hold(probe, for_ms, None, &now).0
+                });
+                let health = Health { units: states, probes: probes.collect() };
                 let (judged, _) = verdict::judge(&operation.plan.baseline, &health, &before);
                 EffectEnd::Judged { verdict: judged, health }
             }

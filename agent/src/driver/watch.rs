@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use rollback::chain::Chain;
+use rollback::engine::hold::{Holding, Kept};
 use rollback::engine::{step, verdict};
 use rollback::explain;
 use rollback::model::effect::{Effect, EffectEnd};
@@ -14,6 +15,7 @@ use rollback::model::operation::{Operation, Step, Trigger};
 use rollback::model::watch::Moment;
 use tokio::sync::mpsc;
 
+use super::decide::Heard;
 use super::registry::Orders;
 use super::{Driver, Progress};
 use crate::config::Component;
@@ -24,6 +26,9 @@ use crate::ports::PortError;
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// The same while a restart by another hand is awaited, which takes some ten milliseconds.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(50);
+/// Time that a probe has beyond the end of the watch, so that none fails because the watch is nearly over. It is let go
+/// with the watch.
+const BEYOND_THE_WATCH: Duration = Duration::from_secs(3_600);
 /// Results of probes that wait to be judged; each probe has one at a time.
 const RESULTS_WAITING_MAX: usize = 64;
 
@@ -34,10 +39,11 @@ impl Driver {
         Moment { boot: clock.boot(), since_boot_ms, at: clock.now() }
     }
 
-    /// Performs an effect that waits, and takes confirmations meanwhile. Gives the operation as it is then, and the step;
-    /// no step when it was left before its end: another operation takes over, or the agent drains.
+    /// Performs an effect that waits, and takes what people say meanwhile. Gives the operation as it is then, and the step;
+    /// no step when it was left before its end: it waits for something else now, another operation takes over, or the
+    /// agent drains.
     ///
-    /// A confirmation is durable before it counts.
+    /// What is said is durable before it counts.
     pub(super) async fn wait(
         &self,
         component: &Component,
@@ -47,9 +53,14 @@ impl Driver {
     ) -> (Operation, Option<Step>) {
         let (began_at, began) = (self.clock().now(), self.clock().boottime());
         let snapshot = operation.clone();
-        let confirms = matches!(effect, Effect::Confirmed { .. });
+        let (notes, mut noted) = mpsc::channel(RESULTS_WAITING_MAX);
+        let waiting = effect.clone();
         let work = async {
-            if confirms { self.confirmation(&snapshot).await } else { self.watch(component, &snapshot).await }
+            match waiting {
+                Effect::Confirmed { .. } => self.confirmation(&snapshot).await,
+                Effect::Decided { .. } => self.unanswered(&snapshot).await,
+                _ => self.watch(component, &snapshot, notes).await,
+            }
         };
         tokio::pin!(work);
         let end = loop {
@@ -57,17 +68,18 @@ impl Driver {
                 end = &mut work => break end,
                 _ = orders.takeover.changed() => return (operation, None),
                 () = self.inner.leaving.cancelled() => return (operation, None),
-                Some(confirmation) = orders.confirmations.recv() => {
-                    operation = step::confirm(operation, confirmation.by);
-                    let kept = self.keep(&operation).await;
+                Some((probe, since)) = noted.recv() => {
+                    operation = step::note_failing(operation, probe, since);
+                    // A probe that has failed for a while must not begin anew with the next agent.
+                    self.keep(&operation).await;
                     let now = Progress { operation: Arc::new(operation.clone()), doing: Some(effect.clone()), head: None };
                     self.publish(&component.environment, now);
-                    // Who asked may have gone.
-                    confirmation.done.send(kept).ok();
-                    if kept && confirms {
-                        break EffectEnd::Ensured;
-                    }
                 }
+                Some(said) = orders.words.recv() => match self.hear(component, &mut operation, &effect, said).await {
+                    Heard::GoesOn => {}
+                    Heard::Ends(end) => break end,
+                    Heard::Anew => return (operation, None),
+                },
             }
         };
         let took = self.clock().boottime().saturating_sub(began);
@@ -77,7 +89,7 @@ impl Driver {
     }
 
     /// Stores the operation durably; tells whether that worked.
-    async fn keep(&self, operation: &Operation) -> bool {
+    pub(super) async fn keep(&self, operation: &Operation) -> bool {
         let (journal, kept) = (Arc::clone(&self.inner.ports.journal), operation.clone());
         match blocking(move || journal.put(&kept, true)).await {
             Ok(()) => true,
@@ -103,8 +115,9 @@ impl Driver {
         EffectEnd::Failed { error: format!("nobody confirmed it within {} s", lasts_ms / 1_000) }
     }
 
-    /// Looks at units and probes until the watch is over or the release is bad.
-    async fn watch(&self, component: &Component, operation: &Operation) -> EffectEnd {
+    /// Looks at units and probes until the watch is over or the release is bad. What is to be kept of the probes that
+    /// fail goes to `notes`.
+    async fn watch(&self, component: &Component, operation: &Operation, notes: mpsc::Sender<Kept>) -> EffectEnd {
         let ports = &self.inner.ports;
         let units = &operation.plan.units;
         if operation.trigger == Trigger::External && operation.recoveries == 0 {
@@ -123,13 +136,17 @@ impl Driver {
         // Kept from turn to turn: a new one each time would never end while probes answer more often than that.
         let mut look = ports.clock.sleep(LOOK_INTERVAL);
         let mut health = Health { units: before.clone(), probes: Vec::new() };
+        let mut holding = Holding::resume(operation, &self.moment());
         loop {
             let is_over = tokio::select! {
                 () = &mut over => true,
                 () = &mut asking => false,
                 Some(result) = results.recv() => {
-                    health.probes.retain(|known| known.name != result.name);
-                    health.probes.push(result);
+                    let for_ms = for_ms(component, &result);
+                    if let Some(kept) = holding.take(&mut health, result, for_ms, &self.moment()) {
+                        // Nobody listens any more only when the watch is left.
+                        notes.send(kept).await.ok();
+                    }
                     false
                 }
                 () = &mut look => {
@@ -145,7 +162,8 @@ impl Driver {
                     false
                 }
             };
-            let (judged, _) = verdict::judge(&operation.plan.baseline, &health, &before);
+            let judge = if is_over { verdict::judge_at_end } else { verdict::judge };
+            let (judged, _) = judge(&operation.plan.baseline, &health, &before);
             if judged == Verdict::ReleaseBad && self.has_fired(operation).await {
                 return EffectEnd::Failed {
                     error: "its watch did not end: the dead-man's switch has fired".to_owned(),
@@ -164,7 +182,7 @@ impl Driver {
             let results = results.clone();
             async move {
                 loop {
-                    let result = ports.prober.ask(component, probe, left).await;
+                    let result = ports.prober.ask(component, probe, left + BEYOND_THE_WATCH).await;
                     if results.send(result).await.is_err() {
                         return;
                     }
@@ -204,6 +222,11 @@ impl Driver {
             }
         }
     }
+}
+
+/// How long a probe must fail before it counts.
+pub(super) fn for_ms(component: &Component, result: &ProbeResult) -> u64 {
+    component.probes.iter().find(|probe| probe.name == result.name).map_or(0, |probe| probe.for_ms)
 }
 
 /// Tells whether every unit has been started again and has come to rest.

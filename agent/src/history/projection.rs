@@ -87,6 +87,7 @@ pub(crate) fn projection(record: &Record, at: Timestamp, earlier: &dyn Earlier) 
             Ok(vec![Row { table: &PINS, values }])
         }
         Record::ReleaseRemoved { .. }
+        | Record::AlertReceived { .. }
         | Record::AgentStarted { .. }
         | Record::AccessDenied { .. }
         | Record::LeaseTakenOver { .. }

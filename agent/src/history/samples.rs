@@ -114,6 +114,7 @@ pub(crate) fn operation(n: u64) -> Operation {
         recoveries: 0,
         took_over: None,
         watched: None,
+        asked: None,
     }
 }
 

@@ -1,16 +1,26 @@
-//! The `http` probe: a GET without redirects, proxies or kept connections, and what its answer must have.
+//! The `http` probe: a GET without redirects, proxies or kept connections, and what its answer must have and when.
 
 use std::error::Error;
 use std::sync::{Arc, OnceLock};
 
-use reqwest::{ClientBuilder, Response, redirect};
+use reqwest::{ClientBuilder, header, redirect};
 use rollback::chain::Chain;
+use serde_json::Value;
+use tokio::time::Instant;
 
 use super::{Seen, io_words};
-use crate::config::HttpProbe;
+use crate::config::{HttpProbe, JsonValue};
 
 /// Bytes of a body that are searched: a health page is small, and one that streams for ever is cut here.
 const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// An answer.
+pub(super) struct Page {
+    pub(super) status: u16,
+    pub(super) body: Vec<u8>,
+    /// Whether the body ends here.
+    pub(super) is_whole: bool,
+}
 
 /// Clients for both schemes, each built when it is first needed: only `https` reads the host's authorities.
 #[derive(Debug, Default)]
@@ -20,27 +30,54 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Passes when status and body are as the probe wants them.
+    /// Passes when status, body and latency are as the probe wants them.
     pub(super) async fn ask(&self, probe: &HttpProbe) -> Seen {
-        let client = if probe.url.starts_with("https:") {
-            self.tls.get_or_init(|| with_tls().build().map_err(|error| Chain(&error).to_string()))
-        } else {
-            self.plain.get_or_init(|| without_tls().build().map_err(|error| Chain(&error).to_string()))
-        };
-        let client = client.as_ref().map_err(|error| format!("cannot make an HTTP client: {error}"))?;
-        let answer = client.get(&probe.url).send().await.map_err(|error| words(&error))?;
-        let status = answer.status().as_u16();
+        let began = Instant::now();
+        let reads_body = probe.body.is_some() || probe.json.is_some();
+        let page = self.get(&probe.url, None, if reads_body { BODY_BYTES_MAX } else { 0 }).await?;
+        let (took_ms, status) = (began.elapsed().as_millis(), page.status);
         let accepted = match probe.statuses.as_slice() {
-            [] => answer.status().is_success(),
+            [] => (200..300).contains(&status),
             statuses => statuses.contains(&status),
         };
         if !accepted {
             return Err(format!("HTTP {status}, expected {}", expected(&probe.statuses)));
         }
-        match &probe.body {
-            Some(text) => contains(answer, text).await.map(|()| format!("HTTP {status}, body as expected")),
-            None => Ok(format!("HTTP {status}")),
+        if let Some(text) = &probe.body {
+            contains(&page.body, text)?;
         }
+        if let Some(json) = &probe.json {
+            has(&page.body, json)?;
+        }
+        match probe.latency_max_ms {
+            Some(max_ms) if took_ms > u128::from(max_ms) => {
+                Err(format!("HTTP {status} after {took_ms} ms, {max_ms} ms is the limit"))
+            }
+            Some(_) | None if reads_body => Ok(format!("HTTP {status}, body as expected")),
+            Some(_) | None => Ok(format!("HTTP {status}")),
+        }
+    }
+
+    /// Gets a page, and of its body at most so many bytes.
+    pub(super) async fn get(&self, url: &str, accept: Option<&str>, bytes_max: usize) -> Result<Page, String> {
+        let client = if url.starts_with("https:") {
+            self.tls.get_or_init(|| with_tls().build().map_err(|error| Chain(&error).to_string()))
+        } else {
+            self.plain.get_or_init(|| without_tls().build().map_err(|error| Chain(&error).to_string()))
+        };
+        let client = client.as_ref().map_err(|error| format!("cannot make an HTTP client: {error}"))?;
+        let mut request = client.get(url);
+        if let Some(accept) = accept {
+            request = request.header(header::ACCEPT, accept);
+        }
+        let mut answer = request.send().await.map_err(|error| words(&error))?;
+        let mut page = Page { status: answer.status().as_u16(), body: Vec::new(), is_whole: bytes_max > 0 };
+        while page.body.len() < bytes_max {
+            let Some(chunk) = answer.chunk().await.map_err(|error| words(&error))? else { return Ok(page) };
+            page.is_whole = chunk.len() <= bytes_max - page.body.len();
+            page.body.extend_from_slice(&chunk[..chunk.len().min(bytes_max - page.body.len())]);
+        }
+        Ok(page)
     }
 }
 
@@ -65,19 +102,24 @@ fn without_tls() -> ClientBuilder {
     builder().tls_backend_preconfigured(tls)
 }
 
-async fn contains(mut answer: Response, text: &str) -> Result<(), String> {
-    let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await.map_err(|error| words(&error))? {
-        body.extend_from_slice(&chunk[..chunk.len().min(BODY_BYTES_MAX - body.len())]);
-        if body.len() == BODY_BYTES_MAX {
-            break;
-        }
-    }
+fn contains(body: &[u8], text: &str) -> Result<(), String> {
     let wanted = text.as_bytes();
     if wanted.is_empty() || body.windows(wanted.len()).any(|window| window == wanted) {
         return Ok(());
     }
     Err(format!("the body lacks {text:?} in its first {} bytes", body.len()))
+}
+
+fn has(body: &[u8], wanted: &JsonValue) -> Result<(), String> {
+    let pointer = &wanted.pointer;
+    let body: Value = serde_json::from_slice(body).map_err(|error| format!("the body is not JSON: {error}"))?;
+    match (body.pointer(pointer), &wanted.equals) {
+        (None, _) => Err(format!("the body has no `{pointer}`")),
+        (Some(found), Some(equals)) if found == equals => Ok(()),
+        (Some(found), Some(equals)) => Err(format!("`{pointer}` is {found}, expected {equals}")),
+        (Some(found @ (Value::Null | Value::Bool(false))), None) => Err(format!("`{pointer}` is {found}")),
+        (Some(_), None) => Ok(()),
+    }
 }
 
 fn expected(statuses: &[u16]) -> String {

@@ -1,9 +1,13 @@
 //! Tests of the probes against sockets and programs of their own: lies, floods, silence, and forks.
 #![expect(clippy::disallowed_methods, reason = "the programs under test leave their process ids in files")]
 
+mod rules;
+
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use rollback::model::decision::Severity;
 use rollback::model::health::{UnitActive, UnitLoad, UnitState, Weight};
 use rollback::model::ids::UnitName;
 use rollback::model::policy::{Policy, Timeouts};
@@ -11,7 +15,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::clock::SystemClock;
 use crate::config::{Backend, ExecProbe, HttpProbe, ReleasesLayout, TcpProbe};
+use crate::facts::HostFacts;
 use crate::ports::PortError;
 use crate::procfs;
 
@@ -19,7 +25,11 @@ use crate::procfs;
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// Units that all stand as told.
-struct Standing(UnitActive);
+struct Standing {
+    active: UnitActive,
+    /// How often they were started.
+    starts: Arc<AtomicU64>,
+}
 
 #[async_trait]
 impl Units for Standing {
@@ -33,13 +43,16 @@ impl Units for Standing {
         let state = |name: &UnitName| UnitState {
             name: name.clone(),
             load: UnitLoad::Loaded,
-            active: self.0,
+            active: self.active,
             sub: "word".to_owned(),
             main_pid: None,
-            invocation: String::new(),
+            invocation: format!("{:032x}", self.starts.load(Ordering::Relaxed)),
             restarts: 0,
         };
         Ok(units.iter().map(state).collect())
+    }
+    async fn processes(&self, _: &Component, _: &[UnitName]) -> Result<Vec<u32>, PortError> {
+        Ok(vec![std::process::id()])
     }
     async fn log_tail(&self, _: &Component, _: &[UnitName], _: usize) -> Vec<String> {
         Vec::new()
@@ -65,11 +78,25 @@ fn component() -> Component {
 
 fn probe(kind: ProbeKind) -> Probe {
     let name = "it".parse().expect("a name");
-    Probe { name, weight: Weight::Required, kind, timeout_ms: 5_000, interval_ms: 1, failures: 1 }
+    Probe {
+        name,
+        weight: Weight::Required,
+        kind,
+        timeout_ms: 5_000,
+        interval_ms: 1,
+        failures: 1,
+        for_ms: 0,
+        severity: Severity::Critical,
+    }
+}
+
+fn probes(active: UnitActive) -> Probes {
+    let standing = Standing { active, starts: Arc::default() };
+    Probes::new(Arc::new(standing), Arc::new(HostFacts), Arc::new(SystemClock))
 }
 
 async fn ask(probe: &Probe) -> ProbeResult {
-    Probes::new(Arc::new(Standing(UnitActive::Active))).ask(&component(), probe, LIMIT).await
+    probes(UnitActive::Active).ask(&component(), probe, LIMIT).await
 }
 
 /// Serves each answer to one connection, in order, the last one for ever.
@@ -97,7 +124,7 @@ async fn serve(answers: &'static [&'static str]) -> SocketAddr {
 
 fn http(address: SocketAddr, statuses: &[u16], body: Option<&str>) -> Probe {
     let (url, body) = (format!("http://{address}/healthz"), body.map(str::to_owned));
-    probe(ProbeKind::Http(HttpProbe { url, statuses: statuses.to_vec(), body }))
+    probe(ProbeKind::Http(HttpProbe { url, statuses: statuses.to_vec(), body, json: None, latency_max_ms: None }))
 }
 
 fn exec(script: &str) -> Probe {
@@ -128,7 +155,7 @@ async fn http_answers_are_judged_by_status_and_body() {
         (&[ENDLESS], &[][..], Some("ok"), false, "the body lacks \"ok\" in its first 65536 bytes"),
     ] {
         let result = ask(&http(serve(answer).await, statuses, body)).await;
-        assert_eq!((result.passed, result.detail.as_str()), (passed, detail));
+        assert_eq!((result.answer == Answer::Passed, result.detail.as_str()), (passed, detail));
     }
 }
 
@@ -136,10 +163,10 @@ async fn http_answers_are_judged_by_status_and_body() {
 async fn http_probe_fails_after_its_consecutive_tries_and_passes_at_the_first_good_one() {
     let flapping = Probe { failures: 3, ..http(serve(&[BAD, BAD, OK]).await, &[], None) };
     let result = ask(&flapping).await;
-    assert_eq!((result.passed, result.tries), (true, 3));
+    assert_eq!((result.answer == Answer::Passed, result.tries), (true, 3));
     let failing = Probe { failures: 3, ..http(serve(&[BAD]).await, &[], None) };
     let result = ask(&failing).await;
-    assert_eq!((result.passed, result.tries), (false, 3));
+    assert_eq!((result.answer == Answer::Passed, result.tries), (false, 3));
 }
 
 #[tokio::test]
@@ -147,9 +174,9 @@ async fn silent_server_fails_at_the_probes_own_limit_and_at_the_whole_one() {
     let silent = Probe { timeout_ms: 50, ..http(serve(&[""]).await, &[], None) };
     assert_eq!(ask(&silent).await.detail, "no answer within 50 ms");
     let patient = Probe { timeout_ms: 60_000, failures: 100, ..silent };
-    let probes = Probes::new(Arc::new(Standing(UnitActive::Active)));
+    let probes = probes(UnitActive::Active);
     let result = probes.ask(&component(), &patient, Duration::from_millis(100)).await;
-    assert_eq!((result.passed, result.tries), (false, 1));
+    assert_eq!((result.answer == Answer::Passed, result.tries), (false, 1));
 }
 
 #[tokio::test]
@@ -157,7 +184,7 @@ async fn refused_connections_are_said_in_plain_words() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let tcp = probe(ProbeKind::Tcp(TcpProbe { address: address.to_string() }));
-    assert!(ask(&tcp).await.passed);
+    assert!(ask(&tcp).await.answer == Answer::Passed);
     drop(listener);
     assert_eq!(ask(&tcp).await.detail, "connection refused");
     assert_eq!(ask(&http(address, &[], None)).await.detail, "connection refused");
@@ -166,25 +193,32 @@ async fn refused_connections_are_said_in_plain_words() {
 #[tokio::test]
 async fn https_to_a_server_without_tls_fails_with_a_reason() {
     let url = format!("https://{}/", serve(&[BAD]).await);
-    let result = ask(&probe(ProbeKind::Http(HttpProbe { url, statuses: Vec::new(), body: None }))).await;
-    assert!(!result.passed && !result.detail.is_empty(), "{result:?}");
+    let result = ask(&probe(ProbeKind::Http(HttpProbe {
+        url,
+        statuses: Vec::new(),
+        body: None,
+        json: None,
+        latency_max_ms: None,
+    })))
+    .await;
+    assert!(!(result.answer == Answer::Passed) && !result.detail.is_empty(), "{result:?}");
 }
 
 #[tokio::test]
 async fn unit_probe_names_the_units_that_do_not_run() {
     let unit = probe(ProbeKind::Unit);
     assert_eq!(ask(&unit).await.detail, "1 unit runs");
-    let failed = Probes::new(Arc::new(Standing(UnitActive::Failed)));
+    let failed = probes(UnitActive::Failed);
     let result = failed.ask(&component(), &unit, LIMIT).await;
-    assert_eq!((result.passed, result.detail.as_str()), (false, "`web.service` is failed (word)"));
+    assert_eq!((result.answer == Answer::Passed, result.detail.as_str()), (false, "`web.service` is failed (word)"));
 }
 
 #[tokio::test]
 async fn programs_are_judged_by_their_status_and_see_a_bare_environment() {
     let result = ask(&exec("echo $ROLLBACK_ENVIRONMENT/$ROLLBACK_COMPONENT $HOME")).await;
-    assert_eq!((result.passed, result.detail.as_str()), (true, "exit status 0: prod/web"));
+    assert_eq!((result.answer == Answer::Passed, result.detail.as_str()), (true, "exit status 0: prod/web"));
     let result = ask(&exec("printf 'no\\033[31m' >&2; exit 7")).await;
-    assert_eq!((result.passed, result.detail.as_str()), (false, "exit status: 7: no\\u{1b}[31m"));
+    assert_eq!((result.answer == Answer::Passed, result.detail.as_str()), (false, "exit status: 7: no\\u{1b}[31m"));
     let absent = probe(ProbeKind::Exec(ExecProbe { command: vec!["/absent".to_owned()] }));
     assert!(ask(&absent).await.detail.starts_with("cannot run `/absent`: No such file"));
 }
@@ -192,7 +226,7 @@ async fn programs_are_judged_by_their_status_and_see_a_bare_environment() {
 #[tokio::test]
 async fn program_that_floods_its_output_goes_on_and_is_cut() {
     let result = ask(&exec("head -c 3000000 /dev/zero | tr '\\0' x; exit 0")).await;
-    assert!(result.passed && result.detail.len() <= DETAIL_BYTES_MAX, "{result:?}");
+    assert!((result.answer == Answer::Passed) && result.detail.len() <= DETAIL_BYTES_MAX, "{result:?}");
     let endless = Probe { timeout_ms: 200, ..exec("exec yes") };
     assert!(ask(&endless).await.detail.starts_with("no answer within 200 ms, killed: y\ny\n"));
 }
@@ -210,6 +244,6 @@ async fn program_that_hangs_and_forks_away_is_killed_with_all_its_children() {
         assert_eq!(procfs::started(pid), None, "{pid} is alive");
     }
     let result = ask(&exec(&format!("{fork} until test -s {}; do :; done", stray.display()))).await;
-    assert!(result.passed, "{result:?}");
+    assert!(result.answer == Answer::Passed, "{result:?}");
     assert_eq!(procfs::started(pid_in(&stray)), None);
 }

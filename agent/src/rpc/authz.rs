@@ -30,6 +30,8 @@ pub const RULES: &[(&str, &[Role])] = &[
     ("/rollback.v1.Agent/Rollback", CHANGE),
     ("/rollback.v1.Agent/Deploy", CHANGE),
     ("/rollback.v1.Agent/Confirm", CHANGE),
+    ("/rollback.v1.Agent/Decide", CHANGE),
+    ("/rollback.v1.Agent/Alert", CHANGE),
     ("/rollback.v1.Agent/SetQuarantine", CHANGE),
     ("/rollback.v1.Agent/MarkRelease", CHANGE),
     ("/rollback.v1.Agent/ListReleases", SEE),
@@ -278,7 +280,7 @@ mod tests {
     #[test]
     fn every_cell_of_the_table_is_as_designed() {
         for (method, _) in RULES {
-            let changes = ["Rollback", "Deploy", "Confirm", "SetQuarantine", "MarkRelease"]
+            let changes = ["Rollback", "Deploy", "Confirm", "Decide", "Alert", "SetQuarantine", "MarkRelease"]
                 .iter()
                 .any(|name| *method == format!("/rollback.v1.Agent/{name}"));
             for role in Role::ALL {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use rollback::convert::time_out;
 use rollback::engine::stats;
+use rollback::model::decision::{Choice, Severity};
 use rollback::model::host::ObservedRelease;
 use rollback::model::identity::Role;
 use rollback::model::ids::{ComponentName, Environment, OperationId, ReleaseId};
@@ -277,6 +278,40 @@ impl Agent for AgentService {
         }
         let text = format!("operation {id} is no deploy that is watched or waits to be confirmed, or the disk fails");
         Err(Status::failed_precondition(text))
+    }
+
+    async fn decide(&self, request: Request<v1::DecideRequest>) -> Result<Response<v1::DecideReply>, Status> {
+        let caller = caller(&request)?;
+        let asked = request.into_inner();
+        let choice = Choice::try_from(asked.choice()).map_err(invalid)?;
+        let reason = match asked.reason.as_str() {
+            "" => None,
+            text => {
+                Some(Text::new(text).map_err(|error| Status::invalid_argument(format!("field `reason`: {error}")))?)
+            }
+        };
+        let id: OperationId = parsed("operation", &asked.operation)?
+            .ok_or_else(|| Status::invalid_argument("field `operation` is missing"))?;
+        let Some(operation) = self.running(id) else {
+            return Err(Status::failed_precondition(format!("operation {id} does not run on this agent")));
+        };
+        self.in_scope(&caller, "Decide", &operation.plan.environment).await?;
+        if self.driver.decide(id, choice, reason, caller.to_string()).await {
+            return Ok(Response::new(v1::DecideReply { host: self.host() }));
+        }
+        Err(Status::failed_precondition(format!("operation {id} does not ask for a decision, or the disk fails")))
+    }
+
+    async fn alert(&self, request: Request<v1::AlertRequest>) -> Result<Response<v1::AlertReply>, Status> {
+        let caller = caller(&request)?;
+        let asked = request.into_inner();
+        let severity = Severity::try_from(asked.severity()).map_err(invalid)?;
+        let reason =
+            Text::new(&asked.reason).map_err(|error| Status::invalid_argument(format!("field `reason`: {error}")))?;
+        let component = self.component(&caller, "Alert", selector(asked.selector)?).await?;
+        let asks = self.driver.alert(&component, severity, reason, caller.to_string()).await.map_err(not_started)?;
+        let operation = asks.map(|id| id.to_string()).unwrap_or_default();
+        Ok(Response::new(v1::AlertReply { host: self.host(), operation }))
     }
 
     async fn set_quarantine(

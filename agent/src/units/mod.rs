@@ -45,6 +45,10 @@ impl Units for Managers {
         self.of(component).states(component, units).await
     }
 
+    async fn processes(&self, component: &Component, units: &[UnitName]) -> Result<Vec<u32>, PortError> {
+        self.of(component).processes(component, units).await
+    }
+
     async fn log_tail(&self, component: &Component, units: &[UnitName], lines_max: usize) -> Vec<String> {
         self.of(component).log_tail(component, units, lines_max).await
     }

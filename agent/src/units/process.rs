@@ -92,6 +92,18 @@ impl Units for Processes {
         Ok(units.iter().map(|unit| self.state(component, unit)).collect())
     }
 
+    async fn processes(&self, component: &Component, units: &[UnitName]) -> Result<Vec<u32>, PortError> {
+        let records = units.iter().filter_map(|unit| Record::load(&record_path(component, unit)));
+        let living = records.filter(|record| !record.stopped && record.boot == procfs::boot());
+        let mut pids: Vec<u32> = living
+            .flat_map(|record| record.members().into_iter().chain(record.process.filter(|own| own.is_alive())))
+            .map(|process| process.pid)
+            .collect();
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(pids)
+    }
+
     async fn log_tail(&self, component: &Component, units: &[UnitName], lines_max: usize) -> Vec<String> {
         let logs = units.iter().map(|unit| last_bytes(&log_path(component, unit)).unwrap_or_default());
         let lines = logs.flat_map(|log| super::tail(&log, lines_max, LOG_LINE_BYTES_MAX));

@@ -70,6 +70,18 @@ impl Units for Systemd {
         try_join_all(units.iter().map(read)).await
     }
 
+    async fn processes(&self, _: &Component, units: &[UnitName]) -> Result<Vec<u32>, PortError> {
+        let list = |unit| async move {
+            match self.call(|bus| async move { bus.processes(unit).await }, || systemctl::processes(unit)).await {
+                Ok(found) => Ok(found.into_iter().map(|(pid, _)| pid).collect()),
+                Err(BusError::Refused(_)) => Ok(Vec::new()),
+                Err(error) => Err(unread(unit, error)),
+            }
+        };
+        let found: Vec<Vec<u32>> = try_join_all(units.iter().map(list)).await?;
+        Ok(found.concat())
+    }
+
     async fn log_tail(&self, _: &Component, units: &[UnitName], lines_max: usize) -> Vec<String> {
         journal_tail(units, lines_max).await
     }

@@ -1,10 +1,12 @@
 //! A small real HTTP service that `rbctl demo` releases, breaks and takes back; it is no part of the product.
 //!
 //! `rb-demo-service --listen ADDRESS:PORT [--root DIRECTORY]` serves the version that `DIRECTORY/VERSION` names. A file
-//! `DIRECTORY/BROKEN` makes it a bad release: `unhealthy`, `crash`, `crash-after SECONDS`, `never-ready`, `hang` or
-//! `slow MILLISECONDS`.
-#![expect(clippy::disallowed_methods, reason = "it reads its own release and nothing else")]
+//! `DIRECTORY/BROKEN` makes it a bad release: `unhealthy`, `crash`, `crash-after SECONDS`, `never-ready`, `hang`,
+//! `slow MILLISECONDS`; and with a health page that knows nothing of it `errors PERCENT`, `slow-page MILLISECONDS`,
+//! `fatal SECONDS` (a critical line in its log, once) and `leak MIB` (each second). `/metrics` counts its pages.
+#![expect(clippy::disallowed_methods, reason = "it reads its own release and the clock, and nothing else")]
 
+use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt;
@@ -13,14 +15,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const USAGE: &str = "usage: rb-demo-service --listen ADDRESS:PORT [--root DIRECTORY]";
 /// Longest wait for a request: a client that says nothing must not hold a thread for ever.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 /// Bytes of a request that are read: a demo has no need for more than its first line and a few headers.
 const REQUEST_BYTES_MAX: u64 = 8 * 1024;
+/// The upper bounds of the latencies' histogram, in milliseconds.
+const BOUNDS_MS: [u64; 6] = [5, 25, 100, 200, 500, 1_000];
 
 /// In which way the release is bad.
 #[derive(Clone, Copy)]
@@ -32,11 +37,26 @@ enum Fault {
     NeverReady,
     Hang,
     Slow(Duration),
+    Errors(u64),
+    SlowPage(Duration),
+    Fatal(Duration),
+    Leak(u64),
 }
 
 struct Service {
     version: String,
     fault: Fault,
+    pages: Pages,
+}
+
+/// What was served of the front page.
+#[derive(Default)]
+struct Pages {
+    good: AtomicU64,
+    bad: AtomicU64,
+    took_ms: AtomicU64,
+    /// Those that took at most the bound of the same number; cumulative, as they are exposed.
+    within: [AtomicU64; BOUNDS_MS.len()],
 }
 
 fn main() -> ExitCode {
@@ -52,7 +72,7 @@ fn main() -> ExitCode {
 
 fn run() -> io::Result<ExitCode> {
     let (listen, root) = arguments()?;
-    let service = Arc::new(Service { version: version(&root)?, fault: fault(&root)? });
+    let service = Arc::new(Service { version: version(&root)?, fault: fault(&root)?, pages: Pages::default() });
     if matches!(service.fault, Fault::Crash) {
         writeln!(io::stderr(), "FATAL version {} cannot start", service.version)?;
         return Ok(ExitCode::FAILURE);
@@ -62,18 +82,81 @@ fn run() -> io::Result<ExitCode> {
     if !matches!(service.fault, Fault::NeverReady) {
         notify_ready()?;
     }
-    if let Fault::CrashAfter(time) = service.fault {
-        thread::spawn(move || {
-            thread::sleep(time);
-            std::process::exit(1);
-        });
-    }
+    misbehave(service.fault);
     for connection in listener.incoming() {
         let (service, connection) = (Arc::clone(&service), connection?);
         // A client that goes away is its own business.
         thread::spawn(move || service.answer(connection).ok());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Begins what a bad release does by itself.
+fn misbehave(fault: Fault) {
+    let act: Box<dyn FnOnce() + Send> = match fault {
+        Fault::CrashAfter(time) => Box::new(move || {
+            thread::sleep(time);
+            std::process::exit(1);
+        }),
+        Fault::Fatal(time) => Box::new(move || {
+            thread::sleep(time);
+            // With standard error closed there is nobody left to tell.
+            writeln!(io::stderr(), "FATAL the cache is inconsistent").ok();
+        }),
+        Fault::Leak(mib) => Box::new(move || {
+            let mut leaked = Vec::new();
+            loop {
+                leaked.push(vec![1_u8; usize::try_from(mib << 20).unwrap_or(0)]);
+                thread::sleep(Duration::from_secs(1));
+            }
+        }),
+        Fault::None
+        | Fault::Unhealthy
+        | Fault::Crash
+        | Fault::NeverReady
+        | Fault::Hang
+        | Fault::Slow(_)
+        | Fault::Errors(_)
+        | Fault::SlowPage(_) => return,
+    };
+    thread::spawn(act);
+}
+
+impl Pages {
+    /// Counts one, and tells whether it is to fail when so many of a hundred shall.
+    fn count(&self, began: Instant, percent: u64) -> bool {
+        let before = self.good.load(Ordering::Relaxed) + self.bad.load(Ordering::Relaxed);
+        let fails = before % 100 * percent / 100 != (before % 100 + 1) * percent / 100;
+        if fails { &self.bad } else { &self.good }.fetch_add(1, Ordering::Relaxed);
+        let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.took_ms.fetch_add(took, Ordering::Relaxed);
+        for (_, within) in BOUNDS_MS.iter().zip(&self.within).filter(|(bound, _)| took <= **bound) {
+            within.fetch_add(1, Ordering::Relaxed);
+        }
+        fails
+    }
+
+    fn metrics(&self) -> String {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (good, bad) = (read(&self.good), read(&self.bad));
+        let mut text = format!(
+            "# TYPE http_requests_total counter\nhttp_requests_total{{code=\"200\"}} {good}\n\
+             http_requests_total{{code=\"500\"}} {bad}\n# TYPE http_request_duration_seconds histogram\n"
+        );
+        let seconds = |ms: u64| Duration::from_millis(ms).as_secs_f64();
+        let bucket = "http_request_duration_seconds_bucket";
+        for (bound, within) in BOUNDS_MS.iter().zip(&self.within) {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{bucket}{{le=\"{}\"}} {}", seconds(*bound), read(within));
+        }
+        let (count, sum) = (good + bad, seconds(read(&self.took_ms)));
+        let _ = write!(
+            text,
+            "{bucket}{{le=\"+Inf\"}} {count}\nhttp_request_duration_seconds_sum {sum}\n\
+             http_request_duration_seconds_count {count}\n"
+        );
+        text
+    }
 }
 
 impl Service {
@@ -88,7 +171,15 @@ impl Service {
                 thread::park();
             },
             Fault::Slow(time) => thread::sleep(time),
-            Fault::None | Fault::Unhealthy | Fault::Crash | Fault::CrashAfter(_) | Fault::NeverReady => {}
+            Fault::None
+            | Fault::Unhealthy
+            | Fault::Crash
+            | Fault::CrashAfter(_)
+            | Fault::NeverReady
+            | Fault::Errors(_)
+            | Fault::SlowPage(_)
+            | Fault::Fatal(_)
+            | Fault::Leak(_) => {}
         }
         let (status, kind, body) = self.page(first.split(' ').nth(1).unwrap_or_default());
         let length = body.len();
@@ -101,7 +192,15 @@ impl Service {
     fn page(&self, path: &str) -> (&'static str, &'static str, String) {
         let version = &self.version;
         match (path, self.fault) {
-            ("/", _) => {
+            ("/", fault) => {
+                let began = Instant::now();
+                if let Fault::SlowPage(time) = fault {
+                    thread::sleep(time);
+                }
+                let percent = if let Fault::Errors(percent) = fault { percent } else { 0 };
+                if self.pages.count(began, percent) {
+                    return ("500 Internal Server Error", "text/plain", format!("version {version} failed\n"));
+                }
                 let page = format!("<!doctype html><title>demo</title><h1>This is version {version}.</h1>\n");
                 ("200 OK", "text/html", page)
             }
@@ -109,6 +208,7 @@ impl Service {
                 ("500 Internal Server Error", "text/plain", format!("broken {version}\n"))
             }
             ("/healthz", _) => ("200 OK", "text/plain", format!("ok {version}\n")),
+            ("/metrics", _) => ("200 OK", "text/plain; version=0.0.4", self.pages.metrics()),
             _ => ("404 Not Found", "text/plain", "no such page\n".to_owned()),
         }
     }
@@ -149,6 +249,10 @@ fn fault(root: &Path) -> io::Result<Fault> {
         ("never-ready", _) => Ok(Fault::NeverReady),
         ("hang", _) => Ok(Fault::Hang),
         ("slow", Some(ms)) => Ok(Fault::Slow(Duration::from_millis(ms))),
+        ("errors", Some(percent)) => Ok(Fault::Errors(percent.min(100))),
+        ("slow-page", Some(ms)) => Ok(Fault::SlowPage(Duration::from_millis(ms))),
+        ("fatal", Some(secs)) => Ok(Fault::Fatal(Duration::from_secs(secs))),
+        ("leak", Some(mib)) => Ok(Fault::Leak(mib)),
         _ => Err(io::Error::other(format!("BROKEN has no known fault: {:?}", text.trim()))),
     }
 }

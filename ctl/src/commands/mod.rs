@@ -4,8 +4,10 @@ pub mod apply;
 pub mod audit;
 pub mod completion;
 pub mod confirm;
+pub mod decide;
 pub mod demo;
 pub mod deploy;
+pub mod explain;
 pub mod history;
 pub mod man;
 pub mod operate;
@@ -17,6 +19,7 @@ pub mod rollback;
 pub mod show;
 pub mod stats;
 pub mod status;
+pub mod trigger;
 pub mod verify;
 pub mod watch;
 
@@ -86,6 +89,9 @@ pub async fn run(cli: Cli) -> u8 {
         Command::Plan(args) => plan::run(&session, args).await,
         Command::Deploy(args) => deploy::run(&session, args).await,
         Command::Quarantine(args) => quarantine::run(&session, args).await,
+        Command::Decide(args) => decide::run(&session, args).await,
+        Command::Trigger(args) => trigger::run(&session, args).await,
+        Command::Explain(args) => explain::run(&session, &args),
         Command::Confirm(args) => confirm::run(&session, args).await,
         Command::Apply(args) => apply::run(&session, args).await,
         Command::Status(args) => status::run(&session, args).await,

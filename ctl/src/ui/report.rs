@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 use rollback::explain;
 use rollback::model::effect::EffectEnd;
-use rollback::model::health::{Health, UnitActive, Weight};
+use rollback::model::health::{Answer, Health, UnitActive, Weight};
 use rollback::model::operation::{Destination, Evidence, Operation, Trigger, Urgency};
 use rollback::model::plan::Plan;
 
@@ -104,10 +104,11 @@ fn health(health: &Health) -> Vec<Node> {
         leaf(format!("{mark}  unit {}: {}{pid}, {} restarts", unit.name, unit.sub, unit.restarts))
     });
     let probes = health.probes.iter().map(|probe| {
-        let mark = match (probe.passed, probe.weight) {
-            (true, _) => "ok",
-            (false, Weight::Required) => "FAILED",
-            (false, Weight::Advisory) => "advisory",
+        let mark = match (probe.answer, probe.weight) {
+            (Answer::Passed, _) => "ok",
+            (Answer::Undecided, _) => "unknown",
+            (Answer::Failed, Weight::Required) => "FAILED",
+            (Answer::Failed, Weight::Advisory) => "advisory",
         };
         leaf(format!("{mark}  probe {}: {} ({} ms)", probe.name, probe.detail, probe.duration_ms))
     });
@@ -125,6 +126,7 @@ fn steps(operation: &Operation) -> Vec<Node> {
                 below.extend(health(found));
                 node(text, below)
             }
+            EffectEnd::Decided { why, .. } => node(text, vec![leaf(why.clone())]),
             EffectEnd::Failed { error } => node(text, vec![leaf(format!("FAILED  {error}"))]),
         }
     };
@@ -137,6 +139,7 @@ pub fn operation(operation: &Operation, evidence: &[Evidence], now: Timestamp) -
     let plan = &operation.plan;
     let trigger = match operation.trigger {
         Trigger::Manual => "manual",
+        Trigger::Alert => "an alert from outside",
         Trigger::External => "`current` was switched by another hand",
     };
     let reason = plan.request.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
@@ -172,6 +175,7 @@ pub fn operation(operation: &Operation, evidence: &[Evidence], now: Timestamp) -
 pub fn health_cell(found: &Health) -> String {
     let unit =
         found.units.iter().find(|unit| unit.active != UnitActive::Active).map(|u| format!("{} {}", u.name, u.sub));
-    let probe = found.probes.iter().find(|probe| !probe.passed).map(|p| format!("{}: {}", p.name, p.detail));
+    let probe =
+        found.probes.iter().find(|probe| probe.answer == Answer::Failed).map(|p| format!("{}: {}", p.name, p.detail));
     unit.or(probe).unwrap_or_else(|| "ok".to_owned())
 }

@@ -5,8 +5,10 @@ use super::{at, id, observed, operation_id, request};
 use crate::engine::plan::{external, plan};
 use crate::engine::recover::{Recovery, recover};
 use crate::engine::step::{
-    begin, begin_external, begin_watch, condemned, confirm, fired, next_effect, step, supersede,
+    alert, begin, begin_alerted, begin_asking, begin_external, begin_watch, condemned, confirm, fired, investigate,
+    next_effect, step, supersede, undecided,
 };
+use crate::model::decision::{Severity, Undecided};
 use crate::model::effect::{Effect, EffectEnd};
 use crate::model::health::Verdict;
 use crate::model::host::{Current, Lease};
@@ -15,6 +17,17 @@ use crate::model::policy::DeadManSwitch;
 use crate::model::refusal::Refusal;
 use crate::model::release::Integrity;
 use crate::model::watch::{Moment, Watch, WatchTerms};
+
+/// What the policy's defaults make of a watch.
+const ASKED: Watch = Watch {
+    lasts_ms: 0,
+    auto: false,
+    confirm_ms: None,
+    dead_man: false,
+    automatic_from: Severity::High,
+    ask_ms: 600_000,
+    undecided: Undecided::RollBack,
+};
 
 fn deploy_of(release: &str) -> Request {
     Request {
@@ -38,15 +51,15 @@ fn moment() -> Moment {
 
 #[test]
 fn every_phase_from_the_verification_on_follows_the_table() {
-    let watch = |auto, confirm_ms| Watch { lasts_ms: 1_000, auto, confirm_ms, dead_man: false };
+    let watch = |auto, confirm_ms| Watch { lasts_ms: 1_000, auto, confirm_ms, dead_man: false, ..ASKED };
     let modes = [watch(true, None), watch(false, None), watch(true, Some(1_000)), watch(false, Some(1_000))];
     // Phase, ends, then: automatic · not automatic · automatic, to be confirmed · not automatic, to be confirmed.
     let table = [
         (Phase::Verifying, vec!["passing", "environment", "inconclusive", "ensured", "failed"], ["watch r3"; 4]),
-        (Phase::Verifying, vec!["bad, up"], ["stop r2", "UNVERIFIED r3", "stop r2", "UNVERIFIED r3"]),
+        (Phase::Verifying, vec!["bad, up"], ["stop r2", "ask r3", "stop r2", "ask r3"]),
         (Phase::Verifying, vec!["bad, down"], ["stop r2"; 4]),
         (Phase::Watching, vec!["passing"], ["DONE r3", "DONE r3", "confirm r3", "confirm r3"]),
-        (Phase::Watching, vec!["bad, up", "bad, down"], ["stop r2", "UNVERIFIED r3", "stop r2", "UNVERIFIED r3"]),
+        (Phase::Watching, vec!["bad, up", "bad, down"], ["stop r2", "ask r3", "stop r2", "ask r3"]),
         (Phase::Watching, vec!["environment", "inconclusive", "ensured", "failed"], ["UNVERIFIED r3"; 4]),
         (Phase::Confirming, vec!["ensured"], ["DONE r3"; 4]),
         (
@@ -75,10 +88,13 @@ fn a_deploy_has_one_candidate_and_needs_no_reason() {
     let made = plan(&deploy_of("r3"), &host, at(5_000)).expect("it is planned");
     assert_eq!((made.operation_type, &made.from), (OperationType::Deploy, &Some(id("r2"))));
     assert_eq!(made.candidates, [id("r3")]);
-    assert_eq!(made.watch, Some(Watch { lasts_ms: 300_000, auto: true, confirm_ms: None, dead_man: true }));
+    assert_eq!(made.watch, Some(Watch { lasts_ms: 300_000, auto: true, confirm_ms: None, dead_man: true, ..ASKED }));
     let terms = WatchTerms { lasts_ms: Some(60_000), auto: Some(false), confirm_ms: Some(2_000) };
     let made = plan(&Request { deploy: Some(terms), ..deploy_of("r3") }, &host, at(5_000)).expect("it is planned");
-    assert_eq!(made.watch, Some(Watch { lasts_ms: 60_000, auto: false, confirm_ms: Some(2_000), dead_man: true }));
+    assert_eq!(
+        made.watch,
+        Some(Watch { lasts_ms: 60_000, auto: false, confirm_ms: Some(2_000), dead_man: true, ..ASKED })
+    );
 }
 
 #[test]
@@ -133,7 +149,7 @@ fn another_hand_is_watched_from_where_it_is() {
 
 #[test]
 fn the_first_begin_and_the_first_confirmation_count() {
-    let operation = deploy(Watch { lasts_ms: 1, auto: true, confirm_ms: None, dead_man: false });
+    let operation = deploy(Watch { lasts_ms: 1, auto: true, confirm_ms: None, dead_man: false, ..ASKED });
     assert_eq!(confirm(operation.clone(), "alice".to_owned()), operation, "there is no watch yet");
     let begun = begin_watch(operation, moment());
     let later = Moment { since_boot_ms: 9, ..moment() };
@@ -144,7 +160,7 @@ fn the_first_begin_and_the_first_confirmation_count() {
 
 #[test]
 fn what_fails_its_watch_is_quarantined_and_what_could_not_be_judged_is_not() {
-    let watch = Watch { lasts_ms: 1_000, auto: true, confirm_ms: None, dead_man: false };
+    let watch = Watch { lasts_ms: 1_000, auto: true, confirm_ms: None, dead_man: false, ..ASKED };
     for (phase, verdict, condemned_for) in [
         (Phase::Verifying, Verdict::ReleaseBad, Some("verifying `r3`: probe `http` fails: HTTP 500")),
         (Phase::Watching, Verdict::ReleaseBad, Some("watching `r3`: probe `http` fails: HTTP 500")),
@@ -169,7 +185,7 @@ fn what_fails_its_watch_is_quarantined_and_what_could_not_be_judged_is_not() {
 fn a_watch_from_which_another_hand_has_gone_on_is_over() {
     let waiting = Operation {
         phase: Phase::Watching,
-        ..deploy(Watch { lasts_ms: 1, auto: true, confirm_ms: None, dead_man: false })
+        ..deploy(Watch { lasts_ms: 1, auto: true, confirm_ms: None, dead_man: false, ..ASKED })
     };
     let intact = Integrity::Intact { read_at: at(1) };
     let Recovery::Finish(ended) = recover(waiting, &Current::Release(id("r1")), &intact) else {
@@ -212,14 +228,14 @@ fn what_does_not_go_back_by_itself_is_not_armed() {
     );
     host.policy.dead_man = DeadManSwitch::Off;
     assert!(!armed(&host, true, None));
-    let mut nothing_to_put_back = deploy(Watch { lasts_ms: 1, auto: true, confirm_ms: None, dead_man: true });
+    let mut nothing_to_put_back = deploy(Watch { lasts_ms: 1, auto: true, confirm_ms: None, dead_man: true, ..ASKED });
     nothing_to_put_back.plan.from = None;
     assert_eq!(nothing_to_put_back.plan.armed(), None);
 }
 
 #[test]
 fn a_switch_that_fired_ends_what_it_brought_back_and_the_agent_does_the_rest() {
-    let watched = Watch { lasts_ms: 1_000, auto: true, confirm_ms: None, dead_man: true };
+    let watched = Watch { lasts_ms: 1_000, auto: true, confirm_ms: None, dead_man: true, ..ASKED };
     let waiting = Operation { phase: Phase::Watching, ..deploy(watched) };
     let took = |end| Step {
         effect: Effect::CurrentLinked { release: id("r2") },
@@ -259,7 +275,7 @@ fn what_is_quarantined_and_deployed_by_another_hand_is_put_back_at_once() {
     assert_eq!(told(&operation), "stop r2");
     assert!(condemned(&operation).is_none(), "it is quarantined already");
     let mut stays = plan;
-    stays.watch = Some(Watch { lasts_ms: 1_000, auto: false, confirm_ms: None, dead_man: false });
+    stays.watch = Some(Watch { lasts_ms: 1_000, auto: false, confirm_ms: None, dead_man: false, ..ASKED });
     assert_eq!(told(&begin_external(stays, "local:another-hand".to_owned(), at(6_000), why)), "watch r3");
 }
 
@@ -303,4 +319,73 @@ fn a_floor_is_passed_by_break_glass_alone() {
     assert!(chosen.warnings.iter().any(|warning| warning.contains("below the floor 3")), "{:?}", chosen.warnings);
     let emergency = Request { urgency: Urgency::Emergency, force: true, break_glass: true, ..request() };
     assert!(matches!(plan(&emergency, &host, at(5_000)), Err(Refusal::NoTarget { .. })), "nobody named it");
+}
+
+#[test]
+fn what_is_not_left_by_itself_asks_and_the_answer_counts() {
+    let watched = Watch { lasts_ms: 1_000, auto: true, ..ASKED };
+    let severe = |severity, automatic_from, auto| {
+        let watch = Watch { automatic_from, auto, ..watched };
+        let before = Operation { phase: Phase::Watching, ..deploy(watch) };
+        let mut end = super::step::judged(Verdict::ReleaseBad, true);
+        if let EffectEnd::Judged { health, .. } = &mut end {
+            health.probes[0].severity = severity;
+        }
+        let judged = done(&before, end);
+        step(before, judged)
+    };
+    // The severity of what fails, from which severity it is automatic, whether it is: then.
+    for (severity, from, auto, expected) in [
+        (Severity::Critical, Severity::Critical, true, "stop r2"),
+        (Severity::Critical, Severity::Critical, false, "ask r3"),
+        (Severity::High, Severity::Critical, true, "ask r3"),
+        (Severity::High, Severity::High, true, "stop r2"),
+        (Severity::High, Severity::High, false, "ask r3"),
+    ] {
+        assert_eq!(told(&severe(severity, from, auto)), expected, "{severity:?}, {from:?}, {auto}");
+    }
+    let asking = severe(Severity::High, Severity::Critical, true);
+    let answered = |back| {
+        let end = EffectEnd::Decided { back, why: "alice said so".to_owned() };
+        let decided = done(&asking, end);
+        told(&step(asking.clone(), decided))
+    };
+    assert_eq!((answered(true), answered(false)), ("stop r2".to_owned(), "UNVERIFIED r3".to_owned()));
+    assert!(undecided(&asking), "nobody answers at night");
+    let stays = Operation {
+        plan: crate::model::plan::Plan {
+            watch: Some(Watch { undecided: Undecided::Stay, ..watched }),
+            ..asking.plan.clone()
+        },
+        ..asking.clone()
+    };
+    assert!(!undecided(&stays) && !undecided(&severe(Severity::High, Severity::High, false)));
+    let nobody = severe(Severity::Critical, Severity::Critical, false);
+    let silent = Watch { ask_ms: 0, auto: false, ..watched };
+    let mut alone = Operation { phase: Phase::Watching, ..deploy(silent) };
+    let bad = done(&alone, super::step::judged(Verdict::ReleaseBad, true));
+    alone = step(alone, bad);
+    assert_eq!((told(&nobody), told(&alone)), ("ask r3".to_owned(), "UNVERIFIED r3".to_owned()));
+    let begun = begin_asking(begin_asking(asking, moment(), 10), moment(), 99);
+    assert_eq!(investigate(begun, 5).asked.map(|asked| asked.lasts_ms), Some(15), "asked once, put off once");
+}
+
+#[test]
+fn an_alert_asks_and_never_goes_back_by_itself() {
+    let watched = Watch { lasts_ms: 1_000, auto: true, ..ASKED };
+    let waiting = Operation { phase: Phase::Watching, ..deploy(watched) };
+    let alerted = alert(waiting, at(7_000), "alert (critical) by pager: checkout fails".to_owned());
+    assert_eq!(told(&alerted), "ask r3");
+    assert_eq!(alert(alerted.clone(), at(7_000), "again".to_owned()), alerted);
+    let busy = Operation { phase: Phase::Starting, ..deploy(watched) };
+    assert_eq!(alert(busy.clone(), at(7_000), "too early".to_owned()), busy);
+    // Without a deploy it is a rollback that asks first.
+    let plan = plan(&request(), &observed("1g 2g 3", "123", "3"), at(5_000)).expect("it is planned");
+    let asking = begin_alerted(plan, "pager".to_owned(), at(6_000), "alert (high): checkout fails".to_owned());
+    assert_eq!((told(&asking), asking.trigger), ("ask r3".to_owned(), Trigger::Alert));
+    assert!(!undecided(&asking), "it never goes back by itself");
+    for (back, expected) in [(true, "stop r2"), (false, "BACK r3")] {
+        let decided = done(&asking, EffectEnd::Decided { back, why: "alice".to_owned() });
+        assert_eq!(told(&step(asking.clone(), decided)), expected);
+    }
 }

@@ -10,6 +10,7 @@ use super::{at, operation};
 use crate::engine::recover::{RECOVERIES_MAX, Recovery, recover};
 use crate::engine::step::{begin, next_effect, step};
 use crate::engine::verdict::is_healthy;
+use crate::model::decision::{Severity, Undecided};
 use crate::model::effect::{Effect, EffectEnd};
 use crate::model::health::Verdict;
 use crate::model::host::Current;
@@ -78,6 +79,7 @@ impl Host {
             Effect::DeadManArmed { .. }
             | Effect::Verified { .. }
             | Effect::Watched { .. }
+            | Effect::Decided { .. }
             | Effect::Confirmed { .. } => {}
         }
     }
@@ -140,6 +142,9 @@ impl Host {
         }
         match (effect, action) {
             (Effect::Verified { .. } | Effect::Watched { .. }, _) => Some(self.judge(action)),
+            (Effect::Decided { .. }, _) => {
+                Some(EffectEnd::Decided { back: action == Action::Works, why: "somebody said so".to_owned() })
+            }
             (_, Action::Fails) => Some(EffectEnd::Failed { error: "refused".to_owned() }),
             (_, Action::FailsLate) => {
                 self.ensure(effect);
@@ -168,8 +173,8 @@ fn run(mut operation: Operation, actions: &[Action], recover: Recoverer) -> Resu
     let from = operation.plan.from.clone();
     let mut host = Host { link: from.clone(), configuration: from.clone(), runs: from };
     let mut actions = actions.iter().copied();
-    // Each attempt has at most eight effects, and each recovery can begin one attempt anew.
-    let bound = 8 * (operation.plan.candidates.len() + 1 + usize::try_from(RECOVERIES_MAX).expect("small")) * 2;
+    // Each attempt has at most nine effects, and each recovery can begin one attempt anew.
+    let bound = 9 * (operation.plan.candidates.len() + 1 + usize::try_from(RECOVERIES_MAX).expect("small")) * 2;
     for _ in 0..bound {
         let Some(effect) = next_effect(&operation) else { return Ok((operation, host)) };
         let action = actions.next().unwrap_or(Action::Works);
@@ -241,7 +246,15 @@ fn kinds() -> Vec<Operation> {
                 kinds.push(kind);
             }
             let mut deploy = operation(&["r2"], from, true);
-            deploy.plan.watch = Some(Watch { lasts_ms: 1_000, auto: true, confirm_ms: Some(1_000), dead_man: true });
+            deploy.plan.watch = Some(Watch {
+                lasts_ms: 1_000,
+                auto: true,
+                confirm_ms: Some(1_000),
+                dead_man: true,
+                automatic_from: Severity::High,
+                ask_ms: 600_000,
+                undecided: Undecided::RollBack,
+            });
             kinds.push(Operation { phase: begun_at(&deploy), ..deploy });
         }
     }

@@ -2,18 +2,21 @@
 
 mod deploy;
 mod histories;
+mod hold;
 mod plan;
 mod recover;
 mod retain;
 mod stats;
 mod step;
 mod target;
+mod trigger;
 mod verdict;
 
 use jiff::Timestamp;
 
+use crate::model::decision::Severity;
 use crate::model::digest::Digest;
-use crate::model::health::{Health, ProbeResult, UnitActive, UnitLoad, UnitState, Weight};
+use crate::model::health::{Answer, Health, ProbeResult, UnitActive, UnitLoad, UnitState, Weight};
 use crate::model::host::{Activation, Configuration, Current, ObservedComponent, ObservedRelease};
 use crate::model::ids::{OperationId, ReleaseId};
 use crate::model::operation::{Destination, Operation, Request, Trigger, Urgency};
@@ -50,10 +53,11 @@ pub(super) fn probe(name: &str, passed: bool) -> ProbeResult {
     ProbeResult {
         name: name.parse().expect("tests use valid names"),
         weight: Weight::Required,
-        passed,
+        answer: if passed { Answer::Passed } else { Answer::Failed },
         tries: 1,
         duration_ms: 3,
         detail: if passed { "HTTP 200" } else { "HTTP 500" }.to_owned(),
+        severity: Severity::Critical,
     }
 }
 

@@ -23,6 +23,7 @@ fn told(recovery: &Recovery) -> String {
     match operation.phase {
         Phase::Stopping => format!("{word} stop {trying}"),
         Phase::Starting => format!("{word} start {trying}"),
+        Phase::Asking => format!("{word} ask {trying}"),
         Phase::Arming => format!("{word} arm {trying}"),
         Phase::LinkingConfiguration
         | Phase::Switching
@@ -129,4 +130,13 @@ fn recoveries_come_to_an_end() {
     let Some(Outcome::NeedsOperator { release, cause }) = ended.outcome() else { panic!("no outcome") };
     assert_eq!(*release, Some(id("r3")));
     assert!(cause.contains("28 times"), "{cause}");
+}
+
+#[test]
+fn a_question_goes_on_and_nothing_is_touched_before_its_answer() {
+    let intact = Integrity::Intact { read_at: at(1) };
+    // A rollback that asks first: what is left runs still.
+    let asking = in_phase(&Phase::Asking, 0, Some("r3"));
+    assert_eq!(told(&recover(asking.clone(), &Current::Release(id("r3")), &intact)), "resume ask r2");
+    assert_eq!(told(&recover(asking, &Current::Release(id("r9")), &intact)), "finish 0");
 }

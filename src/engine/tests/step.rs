@@ -50,6 +50,7 @@ pub(super) fn told(operation: &Operation) -> String {
         Phase::Starting => format!("start {trying}"),
         Phase::Verifying => format!("verify {trying}"),
         Phase::Watching => format!("watch {trying}"),
+        Phase::Asking => format!("ask {}", operation.runs().map(ToString::to_string).unwrap_or_default()),
         Phase::Confirming => format!("confirm {trying}"),
         Phase::Ended { outcome: Outcome::Done { release } } => format!("DONE {release}"),
         Phase::Ended { outcome: Outcome::Unverified { release, .. } } => format!("UNVERIFIED {release}"),
@@ -138,6 +139,7 @@ fn the_run_performs_what_the_dry_run_shows() {
                 | Effect::ConfigurationLinked { .. }
                 | Effect::CurrentLinked { .. }
                 | Effect::UnitsStarted { .. }
+                | Effect::Decided { .. }
                 | Effect::Confirmed { .. } => EffectEnd::Ensured,
             };
             performed.push(effect);

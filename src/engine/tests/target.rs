@@ -172,3 +172,11 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn without_a_verified_history_what_was_left_comes_last() {
+    // 2 was deployed over 1 and left again; 3 runs.
+    let host = observed("1 2 3g", "1213", "3");
+    let choice = choose(&request(), &host).expect("there is something to go back to");
+    assert_eq!((choice.target, choice.fallbacks), (super::id("r1"), vec![super::id("r2")]));
+}

@@ -1,8 +1,8 @@
 //! Verdicts as a table.
 
 use super::{health, probe, unit};
-use crate::engine::verdict::{is_healthy, judge};
-use crate::model::health::{Health, ProbeResult, UnitActive, UnitState, Verdict, Weight};
+use crate::engine::verdict::{is_healthy, judge, judge_at_end};
+use crate::model::health::{Answer, Health, ProbeResult, UnitActive, UnitState, Verdict, Weight};
 
 fn of(units: Vec<UnitState>, probes: Vec<ProbeResult>) -> Health {
     Health { units, probes }
@@ -71,6 +71,23 @@ fn verdicts_follow_the_table() {
         assert!(cause.contains(word), "{why}: {cause}");
         assert_eq!(cause.is_empty(), judged == Passing, "{why}: {cause}");
     }
+}
+
+#[test]
+fn what_cannot_be_told_counts_at_the_end_alone() {
+    let open = |weight| ProbeResult { weight, answer: Answer::Undecided, ..probe("errors", false) };
+    let up = || vec![unit("web.service")];
+    let before = of(up(), vec![open(Weight::Required)]);
+    let after = of(up(), vec![probe("http", true), open(Weight::Required)]);
+    assert_eq!(judge(&before, &after, &up()).0, Verdict::Passing);
+    let (verdict, cause) = judge_at_end(&before, &after, &up());
+    assert_eq!((verdict, cause.as_str()), (Verdict::Inconclusive, "probe `errors` cannot tell: HTTP 500"));
+    assert!(is_healthy(&after));
+    let advisory = of(up(), vec![probe("http", true), open(Weight::Advisory)]);
+    assert_eq!(judge_at_end(&of(up(), vec![]), &advisory, &up()).0, Verdict::Passing);
+    // Before the change nothing was known: that is no excuse.
+    let failed = of(up(), vec![probe("errors", false)]);
+    assert_eq!(judge_at_end(&before, &failed, &up()).0, Verdict::ReleaseBad);
 }
 
 #[test]

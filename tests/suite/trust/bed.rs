@@ -189,6 +189,12 @@ impl Agent for Mirror {
     async fn confirm(&self, _: Request<ConfirmRequest>) -> Reply<ConfirmReply> {
         nothing()
     }
+    async fn decide(&self, _: Request<DecideRequest>) -> Reply<DecideReply> {
+        nothing()
+    }
+    async fn alert(&self, _: Request<AlertRequest>) -> Reply<AlertReply> {
+        nothing()
+    }
     async fn set_quarantine(&self, _: Request<SetQuarantineRequest>) -> Reply<SetQuarantineReply> {
         nothing()
     }

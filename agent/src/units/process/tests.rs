@@ -117,8 +117,12 @@ async fn what_left_the_process_group_is_stopped_as_well() {
     world.start(&processes).await.expect("it starts");
     let stray = world.written("stray").await.parse().expect("a process id");
     assert!(procfs::started(stray).is_some());
+    let all = processes.processes(&world.component, &[unit()]).await.expect("they are listed");
+    let main = world.state(&processes).main_pid.expect("a process");
+    assert!(all.len() == 2 && all.contains(&stray) && all.contains(&main), "{all:?}");
     world.stop(&processes, SOON).await;
     assert_eq!(procfs::started(stray), None);
+    assert_eq!(processes.processes(&world.component, &[unit()]).await.expect("they are listed"), [0_u32; 0]);
 }
 
 #[tokio::test]
