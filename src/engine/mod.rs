@@ -5,6 +5,7 @@
 //! - [`plan`]: what an operation would do, or why it is refused; [`guard`] has the checks, [`target`] the choice.
 //! - [`step`]: what comes next after an effect has ended.
 //! - [`recover`]: how an interrupted operation goes on.
+//! - [`push`]: whether a release that is offered may be laid down.
 //! - [`verdict`]: whether a release is well, relative to what was there before it.
 //! - [`history`] and [`stats`]: what is told of operations afterwards.
 
@@ -13,6 +14,7 @@
 pub mod guard;
 pub mod history;
 pub mod plan;
+pub mod push;
 pub mod recover;
 pub mod stats;
 pub mod step;

@@ -4,12 +4,15 @@ use rollback::model::digest::Digest;
 use rollback::model::ids::{ComponentName, Environment, ReleaseId};
 use rollback::model::operation::{Operation, Outcome, Trigger};
 use rollback::model::record::{ChainedRecord, Record};
+use rollback::model::release::Manifest;
 use rollback::model::text::Text;
 
 /// The kinds of records with their message identifiers: random, never used for anything else, never changed.
-pub const MESSAGE_IDS: [(&str, &str); 12] = [
+pub const MESSAGE_IDS: [(&str, &str); 14] = [
     ("agent.started", "21e6d20034144d5894932a515eb2c270"),
     ("release.adopted", "6f8b9208efc84ec8a706249279832dec"),
+    ("release.pushed", "485ba402b8004b45bcf263b24b177767"),
+    ("push.refused", "dc6c5fcf645248ce923fe553b49eab90"),
     ("activation.found", "d4ba5c9045ac47058d5d760e50222d7a"),
     ("operation.started", "0f585681f9034dee90bb1cd5eb5509f0"),
     ("operation.ended", "372c0118094d44398a2bed96bae82beb"),
@@ -76,6 +79,17 @@ fn tell(record: &Record) -> Told {
                 manifest.id, manifest.tree
             );
             of_release(Priority::Informational, message, component, environment, &manifest.id)
+        }
+        Record::ReleasePushed { component, environment, manifest } => pushed(component, environment, manifest),
+        Record::PushRefused { component, environment, release, actor, refusal } => {
+            let code = refusal.code();
+            let message =
+                format!("A push of `{release}` for `{component}` in `{environment}` was refused to {actor}: {code}.");
+            let mut told = of_release(Priority::Warning, message, component, environment, release);
+            told.fields.push(("ROLLBACK_ACTOR", actor.clone()));
+            told.fields.push(("ROLLBACK_RESULT", "refused".to_owned()));
+            told.fields.push(("ROLLBACK_REFUSAL", code.to_owned()));
+            told
         }
         Record::ActivationFound { component, environment, release } => {
             let message = format!(
@@ -158,6 +172,14 @@ fn denied(actor: &str, peer: &str, method: Option<&str>, why: &str) -> Told {
             ("ROLLBACK_RESULT", "denied".to_owned()),
         ],
     }
+}
+
+fn pushed(component: &ComponentName, environment: &Environment, manifest: &Manifest) -> Told {
+    let Manifest { id, tree, created_by, .. } = manifest;
+    let message = format!("Release `{id}` of `{component}` in `{environment}` was pushed by {created_by}: {tree}.");
+    let mut told = of_release(Priority::Notice, message, component, environment, id);
+    told.fields.push(("ROLLBACK_ACTOR", created_by.clone()));
+    told
 }
 
 fn of_release(

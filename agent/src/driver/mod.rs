@@ -6,6 +6,7 @@
 
 mod external;
 pub mod journal;
+mod push;
 mod registry;
 mod resume;
 mod run;
@@ -32,6 +33,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Component, Settings};
 use crate::observe::{self, Depth};
 use crate::ports::{Clock, Facts, History, IntentJournal, PortError, Prober, Store, Units};
+pub use push::{Begun, PushOf};
 use registry::{Confirmation, Registry};
 pub use start::{Order, StartError};
 

@@ -48,7 +48,8 @@ pub(crate) trait Earlier {
 /// When `earlier` cannot answer.
 pub(crate) fn projection(record: &Record, at: Timestamp, earlier: &dyn Earlier) -> rusqlite::Result<Vec<Row>> {
     match record {
-        Record::ReleaseAdopted { component, environment, manifest } => {
+        Record::ReleaseAdopted { component, environment, manifest }
+        | Record::ReleasePushed { component, environment, manifest } => {
             Ok(vec![adopted_row(environment, component, manifest)])
         }
         Record::ActivationFound { component, environment, release } => {
@@ -78,6 +79,7 @@ pub(crate) fn projection(record: &Record, at: Timestamp, earlier: &dyn Earlier) 
         Record::Quarantined { tree, reason, actor } => Ok(vec![quarantine(tree, reason, actor, at, false)]),
         Record::QuarantineLifted { tree, reason, actor } => Ok(vec![quarantine(tree, reason, actor, at, true)]),
         Record::AgentStarted { .. }
+        | Record::PushRefused { .. }
         | Record::AccessDenied { .. }
         | Record::LeaseTakenOver { .. }
         | Record::ReleaseDamaged { .. }

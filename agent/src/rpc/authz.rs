@@ -31,6 +31,7 @@ pub const RULES: &[(&str, &[Role])] = &[
     ("/rollback.v1.Agent/Deploy", CHANGE),
     ("/rollback.v1.Agent/Confirm", CHANGE),
     ("/rollback.v1.Agent/SetQuarantine", CHANGE),
+    ("/rollback.v1.Agent/PushRelease", CHANGE),
     ("/rollback.v1.Agent/ListReleases", SEE),
     ("/rollback.v1.Agent/Verify", SEE),
     ("/rollback.v1.Agent/Status", SEE),
@@ -277,7 +278,7 @@ mod tests {
     #[test]
     fn every_cell_of_the_table_is_as_designed() {
         for (method, _) in RULES {
-            let changes = ["Rollback", "Deploy", "Confirm", "SetQuarantine"]
+            let changes = ["Rollback", "Deploy", "Confirm", "SetQuarantine", "PushRelease"]
                 .iter()
                 .any(|name| *method == format!("/rollback.v1.Agent/{name}"));
             for role in Role::ALL {

@@ -3,6 +3,7 @@
 mod deploy;
 mod histories;
 mod plan;
+mod push;
 mod recover;
 mod stats;
 mod step;
