@@ -18,6 +18,7 @@ use rollback::wire::v1::offered_entry::Kind;
 use rollback::wire::v1::push_event::Event;
 use rollback::wire::v1::push_request::What;
 use rollback_tests::bed::{Agent, Bed, LIMIT, Places, agent_program};
+use rollback_tests::installed::{COMPONENT, Installed, real_hosts};
 use rollback_tests::skip::skipped;
 use rollback_tests::wait::wait_until;
 use serde_json::Value;
@@ -415,4 +416,28 @@ fn a_source_that_has_changed_is_not_shared() {
     let told = answer(&push(&bed, &source, &["--version", "2.0"]));
     assert_eq!(counted(&told, "sent"), 1, "{told}");
     assert!(same(&source, &bed.app().join("releases/2.0")));
+}
+
+#[test]
+fn a_pushed_release_runs_on_a_real_host() {
+    if !real_hosts("a_pushed_release_runs_on_a_real_host") {
+        return;
+    }
+    // The agent there is shut in by its unit, and is root with hardly any rights.
+    let world = Installed::up(COMPONENT);
+    for (version, mode) in [("2", "755"), ("3", "555")] {
+        world.build(version, "");
+        world.host().sh(&format!("chmod {mode} /srv/build")).expect("its mode is set");
+        let told = world.json(&["push", "/srv/build", "--version", version])["hosts"][0].clone();
+        assert_eq!((counted(&told, "sent"), counted(&told, "shared")), (1, 1), "{told}");
+        world.host().sh("chmod 755 /srv/build").expect("its mode is set");
+        let done = world.rbctl(&["deploy", version, "--watch", "1s", "--yes"]);
+        assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
+        assert_eq!(world.current(), format!("releases/{version}"));
+    }
+    let back = world.rbctl(&["rollback", "--yes", "--reason", "a test"]);
+    assert_eq!(back.status.code(), Some(0), "{}", String::from_utf8_lossy(&back.stderr));
+    assert_eq!(world.current(), "releases/2");
+    let told = world.host().sh("journalctl ROLLBACK_RECORD=release.pushed -o cat --no-pager").expect("the audit");
+    assert_eq!(told.lines().filter(|line| line.contains("was pushed by local:uid=0")).count(), 2, "{told}");
 }
