@@ -18,6 +18,7 @@ use rollback::wire::v1::offered_entry::Kind;
 use rollback::wire::v1::push_event::Event;
 use rollback::wire::v1::push_request::What;
 use rollback_tests::bed::{Agent, Bed, LIMIT, Places, agent_program};
+use rollback_tests::images::{self, FileSystem, Image, ImageSpec};
 use rollback_tests::installed::{COMPONENT, Installed, real_hosts};
 use rollback_tests::skip::skipped;
 use rollback_tests::wait::wait_until;
@@ -155,6 +156,58 @@ fn raw(bed: &Bed, messages: Vec<What>) -> Result<Vec<Event>, Status> {
     runtime.block_on(async { tokio::time::timeout(LIMIT, speaking).await.unwrap() })
 }
 
+/// A push whose stream stays open.
+struct Speaking {
+    runtime: tokio::runtime::Runtime,
+    sender: mpsc::Sender<v1::PushRequest>,
+    task: tokio::task::JoinHandle<Result<(), Status>>,
+}
+
+impl Speaking {
+    fn begin(bed: &Bed, messages: Vec<What>) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (sender, waiting) = mpsc::channel(16);
+        for what in messages {
+            sender.try_send(v1::PushRequest { what: Some(what) }).unwrap();
+        }
+        let target = bed.target();
+        let task = runtime.spawn(async move {
+            let channel = connect(&target, None, Deadlines::default()).await.unwrap();
+            let mut events = client(channel).push_release(ReceiverStream::new(waiting)).await?.into_inner();
+            while let Some(event) = events.next().await {
+                event?;
+            }
+            Ok(())
+        });
+        Self { runtime, sender, task }
+    }
+
+    /// Waits until the agent has ended it.
+    fn end(self) -> Result<(), Status> {
+        let ended = self.runtime.block_on(self.task).unwrap();
+        drop(self.sender);
+        ended
+    }
+}
+
+/// Makes three small files to be pushed.
+fn thirds(bed: &Bed) -> PathBuf {
+    let source = bed.scratch().join("thirds");
+    fs::create_dir(&source).unwrap();
+    fs::set_permissions(&source, PermissionsExt::from_mode(0o755)).unwrap();
+    for (name, content) in [("a", "first"), ("b", "second"), ("c", "third")] {
+        fs::write(source.join(name), content).unwrap();
+        fs::set_permissions(source.join(name), PermissionsExt::from_mode(0o644)).unwrap();
+    }
+    source
+}
+
+/// What a push of these has sent when half of it is there.
+fn half(release: &str) -> Vec<What> {
+    let entries = vec![top(), file("a", "first"), file("b", "second"), file("c", "third")];
+    [offer(release, entries), vec![content("first", "first"), content("second", "sec")]].concat()
+}
+
 fn code(result: Result<Vec<Event>, Status>) -> String {
     let status = result.expect_err("it is refused");
     let Some(refusal) = status.metadata().get_bin("refusal-bin") else { return format!("{:?}", status.code()) };
@@ -255,34 +308,13 @@ fn archives_are_laid_down_as_directories_are() {
 #[test]
 fn a_push_goes_on_where_the_agent_was_killed() {
     let Some((bed, agent)) = bed("a_push_goes_on_where_the_agent_was_killed") else { return };
-    let source = bed.scratch().join("halves");
-    fs::create_dir(&source).unwrap();
-    fs::set_permissions(&source, PermissionsExt::from_mode(0o755)).unwrap();
-    for (name, content) in [("a", "first"), ("b", "second"), ("c", "third")] {
-        fs::write(source.join(name), content).unwrap();
-        fs::set_permissions(source.join(name), PermissionsExt::from_mode(0o644)).unwrap();
-    }
+    let source = thirds(&bed);
     let staging = || releases(&bed).into_iter().find(|name| name.starts_with(".push-"));
     let staged = |name: &str| {
         let path = staging().map(|staging| bed.app().join("releases").join(staging).join(name));
         path.and_then(|path| fs::metadata(path).ok())
     };
-    let entries = vec![top(), file("a", "first"), file("b", "second"), file("c", "third")];
-    let half = [offer("1.0", entries), vec![content("first", "first"), content("second", "sec")]].concat();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let (sender, waiting) = mpsc::channel(16);
-    for what in half {
-        sender.try_send(v1::PushRequest { what: Some(what) }).unwrap();
-    }
-    let target = bed.target();
-    let speaking = runtime.spawn(async move {
-        let channel = connect(&target, None, Deadlines::default()).await.unwrap();
-        let mut events = client(channel).push_release(ReceiverStream::new(waiting)).await?.into_inner();
-        while let Some(event) = events.next().await {
-            event?;
-        }
-        Ok::<_, Status>(())
-    });
+    let speaking = Speaking::begin(&bed, half("1.0"));
     wait_until(LIMIT, "half of it to be staged", || staged("b").is_some_and(|found| found.len() == 3)).unwrap();
     assert_eq!(refusal(&push(&bed, &source, &["--version", "1.0"])), "PUSH_RUNS");
     assert_eq!(releases(&bed).len(), 4, "nothing but the staging directory has come");
@@ -290,8 +322,7 @@ fn a_push_goes_on_where_the_agent_was_killed() {
     assert_eq!(staging_mode & 0o7777, 0o700, "nobody else sees it");
     let first = staged("a").unwrap().ino();
     drop(agent);
-    assert!(runtime.block_on(speaking).unwrap().is_err());
-    drop(sender);
+    assert!(speaking.end().is_err());
     let _agent = bed.start();
     assert_eq!(releases(&bed).len(), 4, "a start adopts nothing of it");
     let told = answer(&push(&bed, &source, &["--version", "2.0", "--name", "another"]));
@@ -440,4 +471,54 @@ fn a_pushed_release_runs_on_a_real_host() {
     assert_eq!(world.current(), "releases/2");
     let told = world.host().sh("journalctl ROLLBACK_RECORD=release.pushed -o cat --no-pager").expect("the audit");
     assert_eq!(told.lines().filter(|line| line.contains("was pushed by local:uid=0")).count(), 2, "{told}");
+}
+
+#[test]
+fn what_was_pushed_survives_the_power_and_is_shared_as_the_disk_can() {
+    let name = "what_was_pushed_survives_the_power_and_is_shared_as_the_disk_can";
+    let Some(program) = agent_program() else { return skipped(name, "needs `rb-agent`, which `cargo build` makes") };
+    if let Err(reason) = images::available() {
+        return skipped(name, &reason);
+    }
+    images::privately(move || {
+        for (file_system, sharing) in [(FileSystem::Ext4, "copy"), (FileSystem::Xfs, "reflink")] {
+            let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+            let spec = ImageSpec { file_system, size_mib: 400, inodes: None };
+            let image = Image::create(dir.path(), "disk", spec).unwrap();
+            let bed = Bed::new(program.clone(), Places::Images(image, None));
+            pushes_on_a_disk_without_power(&bed, sharing);
+        }
+    });
+}
+
+fn pushes_on_a_disk_without_power(bed: &Bed, sharing: &str) {
+    let agent = bed.start();
+    let (first, second) = (dist(bed, "one", 50, 0), dist(bed, "two", 50, 1));
+    answer(&push(bed, &first, &["--version", "1.0"]));
+    settle(bed, "1.0");
+    let told = answer(&push(bed, &second, &["--version", "2.0"]));
+    assert_eq!((told["sharing"].as_str(), counted(&told, "sent")), (Some(sharing), 2), "{told}");
+    let agent = without_power(bed, agent);
+    for (source, name) in [(&first, "1.0"), (&second, "2.0")] {
+        assert!(same(source, &bed.app().join("releases").join(name)), "{name} on a disk with {sharing}");
+        let told = answer(&bed.rbctl(&["verify", name, "-o", "json"]));
+        assert_eq!((&told["intact"], &told["release"]["manifest"]["origin"]), (&true.into(), &"pushed".into()));
+    }
+    let source = thirds(bed);
+    let speaking = Speaking::begin(bed, half("3.0"));
+    let is_staged = || releases(bed).iter().any(|name| name.starts_with(".push-"));
+    wait_until(LIMIT, "the begin of the staging", is_staged).unwrap();
+    let _agent = without_power(bed, agent);
+    drop(speaking.end());
+    answer(&push(bed, &source, &["--version", "3.0"]));
+    assert!(same(&source, &bed.app().join("releases/3.0")) && !is_staged());
+}
+
+/// Takes the power of the disk away, gives it back, and starts the next agent.
+fn without_power(bed: &Bed, agent: Agent) -> Agent {
+    bed.cut_power();
+    drop(agent);
+    bed.end_services();
+    bed.remount();
+    bed.start()
 }

@@ -105,8 +105,8 @@ impl Store for DiskStore {
 
     fn stage(&self, component: &Component, pushed: Pushed, now: Timestamp) -> Result<Box<dyn Staging>, PushError> {
         let place = self.pushes.take(component, &pushed)?;
-        let staged = push::Staged::begin(component.clone(), pushed, place, now)?;
-        Ok(Box::new(staged.in_turn(Arc::clone(&self.writing))))
+        let writing = Arc::clone(&self.writing);
+        Ok(Box::new(push::Staged::begin(component.clone(), pushed, (place, writing), now)?))
     }
 
     /// A component that keeps no configuration has no link to ensure.

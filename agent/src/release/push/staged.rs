@@ -54,11 +54,12 @@ struct Receiving {
 }
 
 impl Staged {
-    /// Takes what is there. Nothing is written before it is known that there is room.
+    /// Takes what is there. Nothing is written before it is known that there is room; `writing` is held later, while files
+    /// of the state directory are.
     pub(in crate::release) fn begin(
         component: Component,
         pushed: Pushed,
-        place: Place,
+        (place, writing): (Place, Arc<Mutex<()>>),
         now: Timestamp,
     ) -> Result<Self, PushError> {
         let releases = store::open_releases(&component)?;
@@ -102,7 +103,7 @@ impl Staged {
             proofs,
             came,
             read_at,
-            writing: Arc::default(),
+            writing,
             lacking: VecDeque::new(),
             receiving: None,
             place,
@@ -111,11 +112,6 @@ impl Staged {
         };
         staged.await_the_rest()?;
         Ok(staged)
-    }
-
-    /// Shares the lock under which the state directory is written.
-    pub(in crate::release) fn in_turn(self, writing: Arc<Mutex<()>>) -> Self {
-        Self { writing, ..self }
     }
 
     pub(super) fn attempt(&self) -> Attempt<'_> {
