@@ -466,11 +466,19 @@ fn a_pushed_release_runs_on_a_real_host() {
         assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
         assert_eq!(world.current(), format!("releases/{version}"));
     }
+    world.build("4", "");
+    assert_eq!(refusal(&world.rbctl(&["push", "/srv/build", "--version", "3", "-o", "json"])), "NAME_TAKEN");
     let back = world.rbctl(&["rollback", "--yes", "--reason", "a test"]);
     assert_eq!(back.status.code(), Some(0), "{}", String::from_utf8_lossy(&back.stderr));
     assert_eq!(world.current(), "releases/2");
-    let told = world.host().sh("journalctl ROLLBACK_RECORD=release.pushed -o cat --no-pager").expect("the audit");
-    assert_eq!(told.lines().filter(|line| line.contains("was pushed by local:uid=0")).count(), 2, "{told}");
+    let audited = |field: &str, text: &str| {
+        let told = world.host().sh(&format!("journalctl {field} -o cat --no-pager")).unwrap_or_default();
+        told.lines().filter(|line| line.contains(text)).count()
+    };
+    world.wait_for("the audit", || {
+        audited("ROLLBACK_RECORD=release.pushed", "was pushed by local:uid=0") == 2
+            && audited("ROLLBACK_REFUSAL=NAME_TAKEN", "was refused to local:uid=0") == 1
+    });
 }
 
 #[test]

@@ -33,6 +33,10 @@ const PIECE_BYTES: usize = 256 * 1024;
 const ENTRIES_BYTES: usize = 256 * 1024;
 /// Entries of one message: what an agent accepts.
 const ENTRIES_MAX: usize = 10_000;
+/// What is shown while the hosts work: the bytes that are in place on all of them.
+const LAYING_DOWN: &str = "laying down {bytes}/{total_bytes} {bar:30} {eta}";
+/// How often the spinner turns: often enough to be seen to live.
+const SPINNER_INTERVAL: Duration = Duration::from_millis(200);
 /// Messages that wait for a slow line, of each host.
 const MESSAGES_WAITING_MAX: usize = 4;
 
@@ -131,15 +135,18 @@ pub async fn run(session: &Session, args: PushArgs) -> Result<u8, CommandError> 
     let fleet = session.fleet(true)?;
     let label = label(&args)?;
     let (path, strip) = (args.source.clone(), args.strip_components);
-    let reading = tokio::task::spawn_blocking(move || source::read(&path, strip));
-    let source = reading.await.map_err(|error| CommandError::failed(&error))?;
+    let spinner = bar("{spinner} reading what is pushed");
+    spinner.enable_steady_tick(SPINNER_INTERVAL);
+    let reading = tokio::task::spawn_blocking(move || source::read(&path, strip)).await;
+    spinner.finish_and_clear();
+    let source = reading.map_err(|error| CommandError::failed(&error))?;
     let source = source.map_err(|error| {
         let error = CommandError::failed(&error);
         CommandError { text: format!("cannot push `{}`: {}", args.source.display(), error.text), ..error }
     })?;
     let header = v1::PushHeader { selector: Some(args.selector.wire()), ..label.into() };
     let offer = offer(header, &source);
-    let parcel = Arc::new(Parcel { source, offer, bar: bar(), limit: fleet.limit });
+    let parcel = Arc::new(Parcel { source, offer, bar: bar(LAYING_DOWN), limit: fleet.limit });
     let outcomes = fleet
         .each_unbounded(|client, _| {
             let parcel = Arc::clone(&parcel);
@@ -183,9 +190,9 @@ fn offer(header: v1::PushHeader, source: &Source) -> Vec<v1::PushRequest> {
     messages.into_iter().map(|what| v1::PushRequest { what: Some(what) }).collect()
 }
 
-fn bar() -> ProgressBar {
+fn bar(template: &str) -> ProgressBar {
     let bar = if std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
-    if let Ok(style) = ProgressStyle::with_template("sending {bytes}/{total_bytes} {bar:30} {eta}") {
+    if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
     bar
@@ -225,11 +232,8 @@ async fn feed(
     let sending = tokio::task::spawn_blocking(move || {
         for content in lacked {
             let send = |data: Vec<u8>| {
-                let bytes = data.len() as u64;
                 let part = v1::PushContent { content: content.as_bytes().to_vec(), data };
-                let sent = messages.blocking_send(v1::PushRequest { what: Some(What::Content(part)) }).is_ok();
-                parcel.bar.inc(bytes);
-                sent
+                messages.blocking_send(v1::PushRequest { what: Some(What::Content(part)) }).is_ok()
             };
             parcel.source.pieces(&content, PIECE_BYTES, send)?;
         }
@@ -246,6 +250,8 @@ async fn follow(
 ) -> Result<PushAnswer, CommandError> {
     let mut told = Some(told);
     let mut lacked: Vec<Digest> = Vec::new();
+    let mut placed = 0;
+    parcel.bar.inc_length(parcel.source.offer.bytes());
     loop {
         let event = tokio::time::timeout(parcel.limit, events.next()).await.map_err(|_| silent(parcel.limit))?;
         let Some(event) = event else {
@@ -262,20 +268,22 @@ async fn follow(
                     return Err(CommandError::new(ErrorKind::Failed, "the agent asks for more than was offered"));
                 }
                 if let Some(told) = told.take_if(|_| lack.complete) {
-                    parcel.bar.inc_length(bytes_of(&parcel.source, &lacked));
                     // Who feeds is there until it is told.
                     drop(told.send(std::mem::take(&mut lacked)));
                 }
             }
-            Some(Event::Result(result)) => return Ok(answer(result, parcel)),
-            Some(Event::Progress(_)) | None => {}
+            Some(Event::Result(result)) => {
+                parcel.bar.inc(parcel.source.offer.bytes().saturating_sub(placed));
+                return Ok(answer(result, parcel));
+            }
+            Some(Event::Progress(progress)) => {
+                let now = progress.bytes.clamp(placed, parcel.source.offer.bytes());
+                parcel.bar.inc(now - placed);
+                placed = now;
+            }
+            None => {}
         }
     }
-}
-
-fn bytes_of(source: &Source, contents: &[Digest]) -> u64 {
-    let mut wanted: std::collections::HashSet<&Digest> = contents.iter().collect();
-    source.offer.files().filter(|(_, file)| wanted.remove(&file.content)).map(|(_, file)| file.bytes).sum()
 }
 
 fn answer(result: v1::PushResult, parcel: &Parcel) -> PushAnswer {
