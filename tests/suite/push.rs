@@ -5,6 +5,10 @@
     reason = "the helpers belong to the tests, and a failed step of a test is a failed test"
 )]
 
+#[cfg(target_arch = "x86_64")]
+#[path = "push/sweep.rs"]
+mod sweep;
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
