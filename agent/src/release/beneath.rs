@@ -23,8 +23,13 @@ pub(super) fn directory(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd
 /// Makes the file at `path` below `root`, which must not be there, for its owner alone. No part of the path may be a link.
 pub(super) fn create(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
     let (parent, name) = split(path);
+    create_in(directory(root, parent)?.as_fd(), name)
+}
+
+/// Makes the file `name` in a directory, as [`create`] does.
+pub(super) fn create_in(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(directory(root, parent)?, name, flags, Mode::from_raw_mode(0o600))?)
+    Ok(rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(0o600))?)
 }
 
 /// Ensures that `path` below `root` is a directory that its owner may write, and opens it. No part may be a link.

@@ -14,7 +14,7 @@ use rollback::chain::Chain;
 use rollback::model::digest::Digest;
 use rollback::model::offer::OfferedFile;
 use rollback::model::release::Manifest;
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, Mode, OFlags, Statx, Timespec, Timestamps};
 
 use super::super::beneath;
 use super::super::digest::{Stat, join};
@@ -104,45 +104,45 @@ pub(super) fn sharing(releases: BorrowedFd<'_>, hardlinks: bool, sample: Option<
     if reflinks().is_ok() { Sharing::Reflink } else { Sharing::Copy }
 }
 
+/// Gives an opened file its mode and its time, and tells the metadata by which it is known from now on.
+pub(super) fn seal(made: BorrowedFd<'_>, mode: u32, file: &OfferedFile) -> io::Result<Stat> {
+    rustix::fs::fchmod(made, Mode::from_raw_mode(mode))?;
+    let modified =
+        Timespec { tv_sec: file.modified.as_second(), tv_nsec: file.modified.subsec_nanosecond().max(0).into() };
+    rustix::fs::futimens(made, &Timestamps { last_access: modified, last_modification: modified })?;
+    Ok(Stat::of(&beneath::stat_open(made)?))
+}
+
 /// Where a file goes, and what it must be there.
 pub(super) struct Goal<'a> {
-    pub(super) root: BorrowedFd<'a>,
-    pub(super) path: &'a [u8],
+    pub(super) directory: BorrowedFd<'a>,
+    pub(super) name: &'a [u8],
     pub(super) mode: u32,
     pub(super) file: &'a OfferedFile,
 }
 
 impl Goal<'_> {
-    /// Gives an opened file its mode and its time, and the metadata by which it is known from now on.
-    pub(super) fn seal(&self, file: BorrowedFd<'_>) -> io::Result<Stat> {
-        rustix::fs::fchmod(file, Mode::from_raw_mode(self.mode))?;
-        let modified = Timespec {
-            tv_sec: self.file.modified.as_second(),
-            tv_nsec: self.file.modified.subsec_nanosecond().max(0).into(),
-        };
-        rustix::fs::futimens(file, &Timestamps { last_access: modified, last_modification: modified })?;
-        Ok(Stat::of(&beneath::stat_open(file)?))
-    }
-
     /// Takes the content of a source; gives the metadata under which the new file's content is proved.
     ///
     /// # Errors
     /// When the source does not have that content any more, or something fails; there may be a file then.
     pub(super) fn take(&self, source: &Source, sharing: Sharing) -> io::Result<Stat> {
         let opened = beneath::file(source.root.as_fd(), &source.path)?;
-        let stands = || Ok::<_, io::Error>(Stat::of(&beneath::stat_open(opened.as_fd())?) == source.stat);
+        let found = beneath::stat_open(opened.as_fd())?;
+        let stands = Stat::of(&found) == source.stat;
         match sharing {
-            Sharing::Hardlink if stands()? && self.may_link(opened.as_fd(), &source.stat)? => {
+            Sharing::Hardlink if stands && self.may_link(opened.as_fd(), &found)? => {
                 if let Ok(stat) = self.link(opened.as_fd()) {
                     return Ok(stat);
                 }
             }
-            Sharing::Reflink if stands()? => {
-                let made = beneath::create(self.root, self.path)?;
-                if rustix::fs::ioctl_ficlone(&made, &opened).is_ok() && stands()? {
-                    return self.seal(made.as_fd());
+            Sharing::Reflink if stands => {
+                let made = beneath::create_in(self.directory, self.name)?;
+                let cloned = rustix::fs::ioctl_ficlone(&made, &opened).is_ok();
+                if cloned && Stat::of(&beneath::stat_open(opened.as_fd())?) == source.stat {
+                    return seal(made.as_fd(), self.mode, self.file);
                 }
-                beneath::remove(self.root, self.path, 0)?;
+                beneath::remove(self.directory, self.name, 0)?;
             }
             Sharing::Hardlink | Sharing::Reflink | Sharing::Copy => {}
         }
@@ -151,9 +151,9 @@ impl Goal<'_> {
 
     /// Tells whether one file may have both names: it must be the agent's own, with that very mode, and without attributes
     /// (which might give rights) that nobody has offered.
-    fn may_link(&self, source: BorrowedFd<'_>, stat: &Stat) -> io::Result<bool> {
-        let owner = beneath::stat_open(source)?.stx_uid;
-        if stat.mode != self.mode || owner != nix::unistd::geteuid().as_raw() {
+    fn may_link(&self, source: BorrowedFd<'_>, found: &Statx) -> io::Result<bool> {
+        let mode = u32::from(found.stx_mode) & 0o7777;
+        if mode != self.mode || found.stx_uid != nix::unistd::geteuid().as_raw() {
             return Ok(false);
         }
         let mut names = Vec::with_capacity(rustix::fs::flistxattr_query(source).unwrap_or_default());
@@ -165,18 +165,16 @@ impl Goal<'_> {
 
     /// Gives an opened file a second name.
     fn link(&self, source: BorrowedFd<'_>) -> io::Result<Stat> {
-        let (parent, name) = beneath::split(self.path);
-        let parent = beneath::directory(self.root, parent)?;
         // By its descriptor, so that it is the file that was looked at, whatever its path leads to by now.
         let opened = format!("/proc/self/fd/{}", source.as_raw_fd());
-        rustix::fs::linkat(rustix::fs::CWD, opened, parent, name, AtFlags::SYMLINK_FOLLOW)?;
+        rustix::fs::linkat(rustix::fs::CWD, opened, self.directory, self.name, AtFlags::SYMLINK_FOLLOW)?;
         Ok(Stat::of(&beneath::stat_open(source)?))
     }
 
     /// Copies and hashes.
     fn copy(&self, source: OwnedFd) -> io::Result<Stat> {
         let mut source = File::from(source);
-        let mut made = File::from(beneath::create(self.root, self.path)?);
+        let mut made = File::from(beneath::create_in(self.directory, self.name)?);
         let mut hasher = blake3::Hasher::new();
         let mut buffer = vec![0; BUFFER_BYTES];
         loop {
@@ -188,9 +186,9 @@ impl Goal<'_> {
             made.write_all(&buffer[..count])?;
         }
         if hasher.finalize().as_bytes() == self.file.content.as_bytes() {
-            return self.seal(made.as_fd());
+            return seal(made.as_fd(), self.mode, self.file);
         }
-        beneath::remove(self.root, self.path, 0)?;
+        beneath::remove(self.directory, self.name, 0)?;
         Err(io::Error::other("it has another content than its index says"))
     }
 }

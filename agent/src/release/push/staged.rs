@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use super::super::adopt::matches;
 use super::super::digest::{DEPTH_MAX, Stat, hash_file, printable};
 use super::super::{beneath, store};
-use super::share::{self, Goal, Source};
+use super::share::{self, Goal, Source, seal};
 use super::{Place, lay_down};
 use crate::config::Component;
 use crate::ports::{Came, Count, LaidDown, PortError, PushError, Pushed, Sharing, Staging};
@@ -135,8 +135,8 @@ impl Staged {
                 if file.content != Digest::of(b"") {
                     return Err(self.unfit(format!("`{}` is empty and its digest is not", printable(&entry.path))));
                 }
-                let goal = Goal { root: self.root.as_fd(), path: &entry.path, mode: entry.mode, file };
-                let made = beneath::create(self.root.as_fd(), &entry.path).and_then(|made| goal.seal(made.as_fd()));
+                let made = beneath::create(self.root.as_fd(), &entry.path);
+                let made = made.and_then(|made| seal(made.as_fd(), entry.mode, file));
                 self.proofs[nth] = Some(made.map_err(|error| self.failed(error))?);
                 self.came.shared.files += 1;
             } else if known.insert(file.content) {
@@ -167,8 +167,11 @@ impl Staged {
                 let text = format!("`{}` has not been sent", printable(&entry.path));
                 return Err(self.failed(io::Error::other(text)));
             };
-            let goal = Goal { root: self.root.as_fd(), path: &entry.path, mode: entry.mode, file };
-            let taken = goal.take(source, self.came.sharing).map_err(|error| self.failed(error))?;
+            let (parent, name) = beneath::split(&entry.path);
+            let taken = beneath::directory(self.root.as_fd(), parent).and_then(|parent| {
+                Goal { directory: parent.as_fd(), name, mode: entry.mode, file }.take(source, self.came.sharing)
+            });
+            let taken = taken.map_err(|error| self.failed(error))?;
             if taken.inode == source.stat.inode {
                 source.stat = taken.clone();
             }
@@ -231,8 +234,8 @@ impl Staging for Staged {
         if receiving.hasher.finalize().as_bytes() != content.as_bytes() {
             return Err(self.unfit(format!("the content of `{}` is not what was offered", printable(&entry.path))));
         }
-        let goal = Goal { root: self.root.as_fd(), path: &entry.path, mode: entry.mode, file };
-        self.proofs[nth] = Some(goal.seal(receiving.file.as_fd()).map_err(|error| self.failed(error))?);
+        let sealed = seal(receiving.file.as_fd(), entry.mode, file);
+        self.proofs[nth] = Some(sealed.map_err(|error| self.failed(error))?);
         self.lacking.pop_front();
         self.came.sent.files += 1;
         self.came.sent.bytes += file.bytes;
@@ -267,17 +270,25 @@ impl Share<'_> {
             // A link moves the source's ctime, so that it does not stand for a second one: [`Staged::repeat`] makes that.
             .map(|file| file.filter(|file| self.sharing != Sharing::Hardlink || first.insert(file.content)))
             .collect();
-        let taken = entries.par_iter().zip(wanted).map(|(entry, file)| match file {
-            Some(file) => self.one(root, entry, file),
-            None => Ok(None),
-        });
+        let taken = entries.par_iter().zip(wanted).map_init(
+            || None,
+            |held, (entry, file)| {
+                let taken = file.and_then(|file| Some((file, self.sources.get(&file.content)?)));
+                taken
+                    .map_or(Ok(None), |(file, source)| self.one(open_parent(root, entry, held)?, entry, (file, source)))
+            },
+        );
         taken.collect()
     }
 
-    fn one(&self, root: &OwnedFd, entry: &Offered, file: &OfferedFile) -> io::Result<Option<(Stat, Timestamp)>> {
-        let goal = Goal { root: root.as_fd(), path: &entry.path, mode: entry.mode, file };
-        let Some(source) = self.sources.get(&file.content) else { return Ok(None) };
-        match goal.take(source, self.sharing) {
+    fn one(
+        &self,
+        directory: BorrowedFd<'_>,
+        entry: &Offered,
+        (file, source): (&OfferedFile, &Source),
+    ) -> io::Result<Option<(Stat, Timestamp)>> {
+        let (_, name) = beneath::split(&entry.path);
+        match (Goal { directory, name, mode: entry.mode, file }).take(source, self.sharing) {
             Ok(stat) => {
                 self.placed.fetch_add(file.bytes, Ordering::Relaxed);
                 Ok(Some((stat, source.read_at)))
@@ -285,11 +296,23 @@ impl Share<'_> {
             Err(error) if is_full(&error) => Err(error),
             Err(error) => {
                 tracing::info!(%error, path = printable(&entry.path), "a file cannot be shared and is asked for");
-                beneath::remove(root.as_fd(), &entry.path, 0)?;
+                beneath::remove(directory, name, 0)?;
                 Ok(None)
             }
         }
     }
+}
+
+/// A directory that is held open, with its path.
+type Held<'a> = Option<(&'a [u8], OwnedFd)>;
+
+/// Opens the directory of an entry, or takes the one that is held: entries of one directory mostly follow each other.
+fn open_parent<'h, 'a>(root: &OwnedFd, entry: &'a Offered, held: &'h mut Held<'a>) -> io::Result<BorrowedFd<'h>> {
+    let (parent, _) = beneath::split(&entry.path);
+    if held.as_ref().is_none_or(|(path, _)| *path != parent) {
+        *held = Some((parent, beneath::directory(root.as_fd(), parent)?));
+    }
+    held.as_ref().map(|(_, opened)| opened.as_fd()).ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 /// What is attempted, for errors, and the directory that it is attempted in.
@@ -383,7 +406,7 @@ fn left_before(root: &OwnedFd, entries: &[Offered]) -> Vec<Option<Stat>> {
             // Its mode is another release's too.
             return Ok((stat.mode == entry.mode).then_some(stat));
         }
-        Goal { root: root.as_fd(), path: &entry.path, mode: entry.mode, file }.seal(opened.as_fd()).map(Some)
+        seal(opened.as_fd(), entry.mode, file).map(Some)
     };
     entries
         .par_iter()
