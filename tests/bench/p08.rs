@@ -95,6 +95,7 @@ impl Push<'_> {
         rbctl.arg("--config").arg(self.directory.join("rbctl.toml"));
         rbctl.args(["--host", &format!("bench=127.0.0.1:{}", self.agent_port), "--timeout", "300", "push"]);
         rbctl.arg(self.directory.join("dist")).args(["--version", &format!("p{nth}")]);
+        flush(self.directory)?;
         Ok(timed(|| run(rbctl))?.0)
     }
 }
@@ -161,6 +162,7 @@ impl Rsync {
         let mut rsync = Command::new("rsync");
         rsync.args(["-a", "--link-dest=../r1"]).arg(format!("{}/", dist.display()));
         rsync.arg(format!("rsync://127.0.0.1:{}/bench/s{nth}/", self.port));
+        flush(dist)?;
         Ok(timed(|| run(rsync))?.0)
     }
 }
@@ -170,6 +172,13 @@ impl Drop for Rsync {
         drop(self.daemon.kill());
         drop(self.daemon.wait());
     }
+}
+
+/// Writes out what came before, so that it does not count: a push ends with a flush, `rsync` does not.
+fn flush(directory: &Path) -> Result<(), Fault> {
+    let mut sync = Command::new("sync");
+    sync.arg("--file-system").arg(directory);
+    run(sync)
 }
 
 fn copy(from: &Path, to: &PathBuf) -> Result<(), Fault> {
