@@ -58,6 +58,14 @@ pub fn refusal(refusal: &Refusal) -> String {
             format!("the host has changed since the plan was made: {}", changes.join("; "))
         }
         Refusal::NeedsOperator { operation, what } => format!("operation {operation} waits for an operator: {what}"),
+        Refusal::OfferUnfit { release, why } => format!("`{release}` cannot be laid down: {why}"),
+        Refusal::NameTaken { release } => format!("there is another release `{release}`, with other files"),
+        Refusal::NoRoom { what, needed, free, spared } => {
+            format!(
+                "the releases' disk is short of {what}: {needed} are needed, {free} are free, and {spared} of these are spared"
+            )
+        }
+        Refusal::PushRuns { release } => format!("the files of `{release}` are being pushed by somebody else"),
         Refusal::NotReady { cause } => format!("the agent cannot begin an operation: {cause}"),
     }
 }
@@ -102,6 +110,10 @@ pub fn hints(refusal: &Refusal) -> Vec<String> {
                 "`--emergency` begins all the same and is recorded".to_owned(),
             ];
         }
+        Refusal::OfferUnfit { .. } => &["nothing of it was laid down; mend what is pushed"],
+        Refusal::NameTaken { .. } => &["push it under another name: `--name`; a release is never overwritten"],
+        Refusal::NoRoom { .. } => &["nothing was written; make room on the host"],
+        Refusal::PushRuns { .. } => &["wait for it; the same command then finds the release there"],
         Refusal::NotReady { .. } => &["`rbctl status` says what is wrong with the agent"],
     };
     hint.iter().map(|line| (*line).to_owned()).collect()

@@ -3,6 +3,8 @@
 //! Each has a real implementation in an effect module and a fake in `tests/support/world`. Implementations do not know
 //! each other. All of them are safe to call again after a crash: see each method.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,8 +13,10 @@ use rollback::model::digest::Digest;
 use rollback::model::health::{ProbeResult, UnitState};
 use rollback::model::host::{Activation, Configuration, Current, Lease};
 use rollback::model::ids::{ComponentName, Environment, OperationId, ReleaseId, UnitName};
+use rollback::model::offer::{Label, Offer};
 use rollback::model::operation::{ChainHead, Evidence, Operation, Step};
 use rollback::model::record::{ChainedRecord, HistoryFilter, HistoryLine, Record};
+use rollback::model::refusal::Refusal;
 use rollback::model::release::{Integrity, Manifest, Quarantine};
 use rollback::model::watch::Moment;
 
@@ -128,11 +132,107 @@ pub trait Store: Send + Sync {
     /// When it cannot be ensured; [`PortError::Durability`] when the exchange was made but not confirmed.
     fn link_current(&self, component: &Component, release: &ReleaseId) -> Result<(), PortError>;
 
+    /// Begins to lay down a release, or goes on with what an earlier push of the same files has left: takes every file
+    /// that is there already, and those of other releases of the component.
+    ///
+    /// # Errors
+    /// When its name is taken, there is no room, or the same files are being pushed; nothing was written then. When the
+    /// disk fails.
+    fn stage(&self, component: &Component, pushed: Pushed, now: Timestamp) -> Result<Box<dyn Staging>, PushError>;
+
     /// Ensures that the configuration link leads to what was frozen with the release, durably.
     ///
     /// # Errors
     /// As [`Store::link_current`].
     fn link_configuration(&self, component: &Component, release: &ReleaseId) -> Result<(), PortError>;
+}
+
+/// A release that is pushed.
+#[derive(Debug, Clone)]
+pub struct Pushed {
+    /// What its maker says of it.
+    pub label: Label,
+    /// Its entries.
+    pub offer: Arc<Offer>,
+    /// Who pushes it.
+    pub by: String,
+    /// The bytes that are in place, for who looks on.
+    pub placed: Arc<AtomicU64>,
+}
+
+/// Why a release was not laid down.
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    /// It must not be.
+    #[error("{}", rollback::explain::refusal(.0))]
+    Refused(Refusal),
+    /// It could not be. What has arrived is kept, unless that was what filled the disk.
+    #[error(transparent)]
+    Failed(#[from] PortError),
+}
+
+/// A release that is being laid down in a directory beside the releases, hidden from everybody.
+///
+/// Dropping it keeps what has arrived whole: [`Store::stage`] goes on with it, also in another process.
+pub trait Staging: Send {
+    /// The contents that the host lacks, in the order in which they are awaited.
+    fn lacking(&self) -> Vec<Digest>;
+
+    /// Takes the next bytes of a content.
+    ///
+    /// # Errors
+    /// When it is not the one that is awaited, is not what was offered, or cannot be written.
+    fn put(&mut self, content: Digest, data: &[u8]) -> Result<(), PushError>;
+
+    /// Makes a release of it: proves that it is what was offered, flushes it, gives it its name and records it. `now` is
+    /// when the call is made.
+    ///
+    /// # Errors
+    /// When something is missing or not what was offered, the name is taken meanwhile, or the disk fails.
+    fn finish(self: Box<Self>, now: Timestamp) -> Result<LaidDown, PushError>;
+}
+
+/// A release that was laid down.
+#[derive(Debug, Clone)]
+pub struct LaidDown {
+    /// What was recorded.
+    pub manifest: Manifest,
+    /// Where its files come from.
+    pub came: Came,
+}
+
+/// Where the files of a pushed release come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Came {
+    /// Other releases of the component, and files of the same content in the release itself.
+    pub shared: Count,
+    /// A push that broke off.
+    pub resumed: Count,
+    /// The client.
+    pub sent: Count,
+    /// How files are shared.
+    pub sharing: Sharing,
+}
+
+/// Files and their bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    /// How many.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// How files are shared between releases.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Sharing {
+    /// Two files with one place on the disk until one is written.
+    Reflink,
+    /// Two files.
+    #[default]
+    Copy,
+    /// One file with two names.
+    Hardlink,
 }
 
 /// What an adoption found.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    apply, audit, completion, confirm, decide, demo, deploy, explain, history, man, pki, plan, quarantine, releases,
-    rollback, show, stats, status, trigger, verify, watch,
+    apply, audit, completion, confirm, decide, demo, deploy, explain, history, man, pki, plan, push, quarantine,
+    releases, rollback, show, stats, status, trigger, verify, watch,
 };
 
 /// Takes systemd services back to their last good release.
@@ -87,6 +87,8 @@ pub enum Command {
     Rollback(rollback::RollbackArgs),
     /// Shows what a rollback would do, and saves it.
     Plan(plan::PlanArgs),
+    /// Lays a release down on hosts and sends only what they lack; activates nothing.
+    Push(push::PushArgs),
     /// Activates a release, has the agent watch it, and goes back when it fails.
     Deploy(deploy::DeployArgs),
     /// Says that a deploy is well, so that it does not go back.

@@ -6,4 +6,5 @@ pub mod error;
 pub mod fleet;
 pub mod inventory;
 pub mod pki;
+pub mod source;
 pub mod ui;

@@ -7,6 +7,7 @@ mod health;
 pub mod history;
 mod operation;
 mod plan;
+mod push;
 mod refusal;
 mod release;
 mod watch;

@@ -28,6 +28,10 @@ impl From<Refusal> for v1::Refusal {
             | Refusal::CurrentUnusable { .. }
             | Refusal::UnitUnusable { .. }
             | Refusal::NeedsOperator { .. }
+            | Refusal::OfferUnfit { .. }
+            | Refusal::NameTaken { .. }
+            | Refusal::NoRoom { .. }
+            | Refusal::PushRuns { .. }
             | Refusal::NotReady { .. } => {}
         }
         wire

@@ -14,6 +14,7 @@ use crate::model::effect::{Effect, EffectEnd};
 use crate::model::health::{Answer, Health, ProbeResult, UnitActive, UnitLoad, UnitState, Verdict, Weight};
 use crate::model::host::{Configuration, Fact, Lease, ObservedRelease, fence};
 use crate::model::ids::{ComponentName, Environment, HostName, OperationId, ProbeName, ReleaseId, UnitName, Version};
+use crate::model::offer::{Label, Offered, OfferedFile, OfferedKind};
 use crate::model::operation::{
     ChainHead, Destination, Evidence, Operation, OperationType, Outcome, Phase, Request, Step, Trigger, Urgency,
 };
@@ -421,6 +422,29 @@ proptest! {
     }
 
     #[test]
+    fn offered_entries_come_back(
+        path in prop::collection::vec(any::<u8>(), 0..9), mode: u32, bytes: u64, content in digest(), modified in time(),
+        kind in 0..3,
+    ) {
+        let kind = match kind {
+            0 => OfferedKind::Directory,
+            1 => OfferedKind::Link(path.clone()),
+            _ => OfferedKind::File(OfferedFile { bytes, content, modified }),
+        };
+        let value = Offered { path, mode, kind };
+        prop_assert_eq!(round::<_, v1::OfferedEntry>(&value)?, value);
+    }
+
+    #[test]
+    fn labels_come_back(
+        release in release_id(), version in option::of(parsed::<Version>("[0-9][0-9.]{0,5}")),
+        git_sha in option::of("[0-9a-f]{7,64}"), notes in option::of(text()),
+    ) {
+        let value = Label { release, version, git_sha, notes };
+        prop_assert_eq!(round::<_, v1::PushHeader>(&value)?, value);
+    }
+
+    #[test]
     fn leases_come_back(
         environment in environment(), operation in operation_id(), holder in words(), reason in words(),
         since in time(), expires in time(), gives_way: bool,
@@ -557,4 +581,24 @@ fn messages_without_their_choice_do_not_come_in() {
     assert_eq!(Unfit::try_from(v1::Unfit::default()), Err(ConvertError::Missing("why")));
     let unit = v1::UnitState { name: "web.service".to_owned(), ..v1::UnitState::default() };
     assert_eq!(UnitState::try_from(unit), Err(ConvertError::Missing("load")));
+}
+
+#[test]
+fn bad_labels_and_entries_do_not_come_in() {
+    let label = v1::PushHeader { release: "2.5.0".to_owned(), ..v1::PushHeader::default() };
+    assert!(Label::try_from(label.clone()).is_ok());
+    for (field, wrong) in [
+        ("release", v1::PushHeader { release: "../x".to_owned(), ..label.clone() }),
+        ("release", v1::PushHeader { release: String::new(), ..label.clone() }),
+        ("version", v1::PushHeader { version: "a b".to_owned(), ..label.clone() }),
+        ("git_sha", v1::PushHeader { git_sha: "master".to_owned(), ..label.clone() }),
+        ("notes", v1::PushHeader { notes: "a\nb".to_owned(), ..label }),
+    ] {
+        let told = Label::try_from(wrong.clone());
+        assert!(matches!(&told, Err(ConvertError::Wrong { field: told, .. }) if *told == field), "{wrong:?}: {told:?}");
+    }
+    assert_eq!(Offered::try_from(v1::OfferedEntry::default()), Err(ConvertError::Missing("kind")));
+    let file = v1::OfferedFile { content: vec![1; 31], ..v1::OfferedFile::default() };
+    let wire = v1::OfferedEntry { kind: Some(v1::offered_entry::Kind::File(file)), ..v1::OfferedEntry::default() };
+    assert!(Offered::try_from(wire).is_err());
 }

@@ -7,6 +7,7 @@
 //! - [`recover`]: how an interrupted operation goes on.
 //! - [`retain`]: which releases are removed; [`floor`]: which are too old.
 //! - [`trigger`]: how bad a failure is, and what it leads to.
+//! - [`push`]: whether a release that is offered may be laid down.
 //! - [`verdict`]: whether a release is well, relative to what was there before it.
 //! - [`hold`]: how long a probe must fail before it counts.
 //! - [`history`] and [`stats`]: what is told of operations afterwards.
@@ -18,6 +19,7 @@ pub mod guard;
 pub mod history;
 pub mod hold;
 pub mod plan;
+pub mod push;
 pub mod recover;
 pub mod retain;
 pub mod stats;

@@ -282,7 +282,11 @@ pub fn condemned(operation: &Operation) -> Option<(Digest, Text)> {
             EffectEnd::Ensured | EffectEnd::Judged { .. } | EffectEnd::Decided { .. } | EffectEnd::Failed { .. },
         ) => false,
     };
-    let why = failure(operation.steps.iter().find(is_bad)?)?;
+    // Somebody who decides to leave it in its watch knows more than the probes.
+    let is_left = |step: &&Step| matches!(&step.end, EffectEnd::Decided { back: true, .. });
+    let bad = operation.steps.iter().find(is_bad).and_then(failure);
+    let left = || operation.steps.iter().any(|step| is_left(&step)).then(|| first_failure(operation)).flatten();
+    let why = bad.or_else(left)?;
     let reason = Text::new(&sanitize(why.as_bytes(), REASON_BYTES_MAX).replace(['\n', '\t'], " ")).ok()?;
     Some((operation.plan.target.tree, reason))
 }

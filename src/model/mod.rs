@@ -7,6 +7,7 @@ pub mod health;
 pub mod host;
 pub mod identity;
 pub mod ids;
+pub mod offer;
 pub mod operation;
 pub mod plan;
 pub mod policy;

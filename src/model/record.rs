@@ -31,6 +31,28 @@ pub enum Record {
         /// What was recorded.
         manifest: Manifest,
     },
+    /// A release was pushed and laid down.
+    ReleasePushed {
+        /// The component.
+        component: ComponentName,
+        /// Its environment.
+        environment: Environment,
+        /// What was recorded; its maker is who pushed it.
+        manifest: Manifest,
+    },
+    /// A push was refused; no release has come of it.
+    PushRefused {
+        /// The component.
+        component: ComponentName,
+        /// Its environment.
+        environment: Environment,
+        /// The release.
+        release: ReleaseId,
+        /// Who pushed.
+        actor: String,
+        /// Why not.
+        refusal: Refusal,
+    },
     /// `current` was found to lead to a release that no operation of this agent has activated.
     ActivationFound {
         /// The component.
@@ -175,6 +197,8 @@ impl Record {
         match self {
             Self::AgentStarted { .. } => "agent.started",
             Self::ReleaseAdopted { .. } => "release.adopted",
+            Self::ReleasePushed { .. } => "release.pushed",
+            Self::PushRefused { .. } => "push.refused",
             Self::ActivationFound { .. } => "activation.found",
             Self::OperationStarted { .. } => "operation.started",
             Self::OperationEnded { .. } => "operation.ended",

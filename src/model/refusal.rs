@@ -149,6 +149,34 @@ pub enum Refusal {
         /// What it waits for.
         what: String,
     },
+    /// What is offered for a push must not be laid down.
+    OfferUnfit {
+        /// The release.
+        release: ReleaseId,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The name of a release that is pushed belongs to other files.
+    NameTaken {
+        /// The release.
+        release: ReleaseId,
+    },
+    /// The file system of the releases has no room for what is pushed.
+    NoRoom {
+        /// What is short: `bytes` or `inodes`.
+        what: String,
+        /// How many are needed.
+        needed: u64,
+        /// How many are free.
+        free: u64,
+        /// How many of these are left to others.
+        spared: u64,
+    },
+    /// The same files are being pushed already.
+    PushRuns {
+        /// The release.
+        release: ReleaseId,
+    },
     /// The agent is not in a state to begin anything: it drains, or cannot write its journal.
     NotReady {
         /// Why.
@@ -174,6 +202,10 @@ impl Refusal {
             Self::Held { .. } => "HELD",
             Self::HostChanged { .. } => "HOST_CHANGED",
             Self::NeedsOperator { .. } => "NEEDS_OPERATOR",
+            Self::OfferUnfit { .. } => "OFFER_UNFIT",
+            Self::NameTaken { .. } => "NAME_TAKEN",
+            Self::NoRoom { .. } => "NO_ROOM",
+            Self::PushRuns { .. } => "PUSH_RUNS",
             Self::NotReady { .. } => "NOT_READY",
         }
     }

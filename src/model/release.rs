@@ -47,6 +47,12 @@ pub struct Manifest {
     pub notes: Option<Text>,
 }
 
+/// Tells whether a text names a commit: 7 to 64 hexadecimal digits.
+#[must_use]
+pub fn is_git_sha(text: &str) -> bool {
+    (7..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// The kind of an entry of a release's tree, with what only that kind has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EntryKind {

@@ -12,6 +12,7 @@ mod p01;
 mod p02;
 mod p05;
 mod p06;
+mod p08;
 mod p09;
 mod p10;
 mod p11;
@@ -29,11 +30,12 @@ use options::Options;
 type Measure = fn(&Options, &mut Report) -> Result<(), Fault>;
 
 /// The figures in their order.
-const FIGURES: [(&str, Measure); 7] = [
+const FIGURES: [(&str, Measure); 8] = [
     ("P1", p01::measure),
     ("P2", p02::measure),
     ("P5", p05::measure),
     ("P6", p06::measure),
+    ("P8", p08::measure),
     ("P9", p09::measure),
     ("P10", p10::measure),
     ("P11", p11::measure),

@@ -19,7 +19,7 @@ pub(crate) struct Options {
     /// Where files are laid down that are read and verified.
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     pub(crate) work: PathBuf,
-    /// P5: MiB of each of its two releases; the goals are for 4096.
+    /// P5 and P8: MiB of each release; the goals of P5 are for 4096.
     #[arg(long, value_name = "MIB", default_value_t = 1_024)]
     pub(crate) mib: u64,
     /// P6: seconds at rest.

@@ -60,7 +60,7 @@ impl Unit {
             name: "web".parse().expect("a name"),
             environment: "prod".parse().expect("a name"),
             root: "/srv/web".into(),
-            releases: ReleasesLayout { directory: "releases".into(), pattern: "*".to_owned() },
+            releases: ReleasesLayout { directory: "releases".into(), pattern: "*".to_owned(), hardlinks: false },
             current: "current".to_owned(),
             backend: Backend::Systemd,
             units: vec![name.clone()],

@@ -7,7 +7,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -249,8 +249,32 @@ impl Bed {
         self.dir.path().join("run/agent.sock")
     }
 
+    /// How the agent is reached.
+    pub fn target(&self) -> Target {
+        Target::Local { socket: self.socket() }
+    }
+
+    /// A place for what a test makes, on the disk of the component when that is a plain directory.
+    pub fn scratch(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Adds to the component's file, which the next agent reads.
+    pub fn configure_further(&self, lines: &str) {
+        let path = self.dir.path().join("etc/components.d/web.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(path, format!("{lines}\n{text}")).unwrap();
+    }
+
+    /// Runs the client on this agent.
+    pub fn rbctl(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(self.program.with_file_name("rbctl"));
+        command.arg("--local").arg("--socket").arg(self.socket()).args(arguments);
+        command.env_remove("RBCTL_CONTEXT").stdin(Stdio::null()).output().unwrap()
+    }
+
     fn client(&self) -> Result<AgentClient<Channel>, String> {
-        let target = Target::Local { socket: self.socket() };
+        let target = self.target();
         let connecting = connect(&target, None, Deadlines::default());
         self.runtime.block_on(connecting).map(client).map_err(|error| error.to_string())
     }

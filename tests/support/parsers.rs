@@ -13,6 +13,7 @@ use rollback::model::identity::Identity;
 use rollback::model::ids::{
     ComponentName, Environment, HostName, NAME_BYTES_MAX, OperationId, ProbeName, ReleaseId, UnitName, Version,
 };
+use rollback::model::offer::{Offer, OfferBuilder, Offered, OfferedKind};
 use rollback::model::operation::{Operation, Request};
 use rollback::model::plan::Plan;
 use rollback::model::text::is_unsafe;
@@ -40,6 +41,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("message", message),
     ("exposition", exposition),
     ("selector", selector),
+    ("offer", offer),
+    ("archive", archive),
 ];
 
 /// `agent.toml`.
@@ -197,5 +200,39 @@ where
     let Ok(model) = Model::try_from(wire) else { return false };
     let again = Model::try_from(Wire::from(model.clone()));
     assert_eq!(again, Ok(model));
+    true
+}
+
+/// Entries that are offered in a push: what is accepted leads nowhere else.
+pub fn offer(bytes: &[u8]) -> bool {
+    let Ok(wire) = <v1::OfferedEntries as prost::Message>::decode(bytes) else { return false };
+    let mut builder = OfferBuilder::default();
+    for entry in wire.entries {
+        let Ok(entry) = Offered::try_from(entry) else { return false };
+        if builder.add(entry).is_err() {
+            return false;
+        }
+    }
+    builder.finish().is_ok_and(|offer| stays_inside(&offer))
+}
+
+/// An archive that is to be pushed, in any of its forms.
+pub fn archive(bytes: &[u8]) -> bool {
+    let mut held = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::io::Write::write_all(&mut held, bytes).expect("a write to it");
+    rbctl::source::read(held.path(), 0).is_ok_and(|source| stays_inside(&source.offer))
+}
+
+fn stays_inside(offer: &Offer) -> bool {
+    for entry in offer.entries() {
+        let is_plain = |part: &[u8]| !matches!(part, b"" | b"." | b"..") && !part.contains(&0);
+        assert!(entry.path.is_empty() || entry.path.split(|byte| *byte == b'/').all(is_plain), "{entry:?}");
+        assert!(entry.mode <= 0o777, "{entry:?}");
+        if let OfferedKind::Link(target) = &entry.kind {
+            let up = target.split(|byte| *byte == b'/').filter(|part| *part == b"..").count();
+            let depth = entry.path.iter().filter(|byte| **byte == b'/').count();
+            assert!(!target.starts_with(b"/") && up <= depth, "{entry:?}");
+        }
+    }
     true
 }

@@ -2,15 +2,18 @@
 
 use rollback::model::decision::Severity;
 use rollback::model::digest::Digest;
-use rollback::model::ids::{ComponentName, Environment, ReleaseId};
+use rollback::model::ids::{ComponentName, Environment, OperationId, ReleaseId};
 use rollback::model::operation::{Operation, Outcome, Trigger};
 use rollback::model::record::{ChainedRecord, Mark, Record};
+use rollback::model::release::Manifest;
 use rollback::model::text::Text;
 
 /// The kinds of records with their message identifiers: random, never used for anything else, never changed.
-pub const MESSAGE_IDS: [(&str, &str); 17] = [
+pub const MESSAGE_IDS: [(&str, &str); 19] = [
     ("agent.started", "21e6d20034144d5894932a515eb2c270"),
     ("release.adopted", "6f8b9208efc84ec8a706249279832dec"),
+    ("release.pushed", "485ba402b8004b45bcf263b24b177767"),
+    ("push.refused", "dc6c5fcf645248ce923fe553b49eab90"),
     ("activation.found", "d4ba5c9045ac47058d5d760e50222d7a"),
     ("operation.started", "0f585681f9034dee90bb1cd5eb5509f0"),
     ("operation.ended", "372c0118094d44398a2bed96bae82beb"),
@@ -83,6 +86,17 @@ fn tell(record: &Record) -> Told {
             );
             of_release(Priority::Informational, message, component, environment, &manifest.id)
         }
+        Record::ReleasePushed { component, environment, manifest } => pushed(component, environment, manifest),
+        Record::PushRefused { component, environment, release, actor, refusal } => {
+            let code = refusal.code();
+            let message =
+                format!("A push of `{release}` for `{component}` in `{environment}` was refused to {actor}: {code}.");
+            let mut told = of_release(Priority::Warning, message, component, environment, release);
+            told.fields.push(("ROLLBACK_ACTOR", actor.clone()));
+            told.fields.push(("ROLLBACK_RESULT", "refused".to_owned()));
+            told.fields.push(("ROLLBACK_REFUSAL", code.to_owned()));
+            told
+        }
         Record::ActivationFound { component, environment, release } => {
             let message = format!(
                 "`{component}` in `{environment}` was found to run `{release}`, which no operation has activated."
@@ -108,16 +122,7 @@ fn tell(record: &Record) -> Told {
             ],
         },
         Record::AccessDenied { actor, peer, method, why } => denied(actor, peer, method.as_deref(), why),
-        Record::LeaseTakenOver { environment, from, by, actor } => Told {
-            priority: Priority::Warning,
-            message: format!("Operation {by} of {actor} has taken `{environment}` over from operation {from}."),
-            fields: vec![
-                ("ROLLBACK_OPERATION", by.to_string()),
-                ("ROLLBACK_ENVIRONMENT", environment.to_string()),
-                ("ROLLBACK_ACTOR", actor.clone()),
-                ("ROLLBACK_TAKEN_FROM", from.to_string()),
-            ],
-        },
+        Record::LeaseTakenOver { environment, from, by, actor } => taken_over(environment, *from, *by, actor),
         Record::Quarantined { tree, reason, actor } => {
             let message = format!("Releases with the digest {tree} may not be activated any more: {reason}.");
             quarantine(Priority::Warning, message, tree, reason, actor)
@@ -131,6 +136,19 @@ fn tell(record: &Record) -> Told {
             alert((component, environment), *severity, reason, actor)
         }
         Record::ConfigurationReloaded { accepted, detail } => reloaded(*accepted, detail),
+    }
+}
+
+fn taken_over(environment: &Environment, from: OperationId, by: OperationId, actor: &str) -> Told {
+    Told {
+        priority: Priority::Warning,
+        message: format!("Operation {by} of {actor} has taken `{environment}` over from operation {from}."),
+        fields: vec![
+            ("ROLLBACK_OPERATION", by.to_string()),
+            ("ROLLBACK_ENVIRONMENT", environment.to_string()),
+            ("ROLLBACK_ACTOR", actor.to_owned()),
+            ("ROLLBACK_TAKEN_FROM", from.to_string()),
+        ],
     }
 }
 
@@ -212,6 +230,14 @@ fn denied(actor: &str, peer: &str, method: Option<&str>, why: &str) -> Told {
             ("ROLLBACK_RESULT", "denied".to_owned()),
         ],
     }
+}
+
+fn pushed(component: &ComponentName, environment: &Environment, manifest: &Manifest) -> Told {
+    let Manifest { id, tree, created_by, .. } = manifest;
+    let message = format!("Release `{id}` of `{component}` in `{environment}` was pushed by {created_by}: {tree}.");
+    let mut told = of_release(Priority::Notice, message, component, environment, id);
+    told.fields.push(("ROLLBACK_ACTOR", created_by.clone()));
+    told
 }
 
 fn of_release(

@@ -9,7 +9,9 @@ use rollback::model::record::{Mark, Record};
 use rollback::model::text::Text;
 
 use crate::history::SqliteHistory;
-use crate::history::samples::{adopted, at, done, ended, id, marked, prod, put_back, refused, release, started, web};
+use crate::history::samples::{
+    adopted, at, done, ended, id, marked, prod, pushed, put_back, refused, release, started, web,
+};
 
 use super::*;
 
@@ -89,6 +91,14 @@ fn every_record() -> Vec<Record> {
     vec![
         Record::AgentStarted { version: "0.1.0".to_owned(), boot: "b1".to_owned() },
         adopted("r1"),
+        pushed("r4"),
+        Record::PushRefused {
+            component: web(),
+            environment: prod(),
+            release: release("r4"),
+            actor: "kim".to_owned(),
+            refusal: rollback::model::refusal::Refusal::NameTaken { release: release("r4") },
+        },
         Record::ActivationFound { component: web(), environment: prod(), release: release("r1") },
         started(1),
         ended(1, done("r2")),

@@ -244,7 +244,7 @@ fn root(section: &mut Section<'_>) -> Option<PathBuf> {
 }
 
 fn releases(section: &mut Section<'_>) -> ReleasesLayout {
-    let default = ReleasesLayout { directory: PathBuf::from("releases"), pattern: "*".to_owned() };
+    let default = ReleasesLayout { directory: PathBuf::from("releases"), pattern: "*".to_owned(), hardlinks: false };
     if !section.has("releases") {
         return default;
     }
@@ -261,8 +261,9 @@ fn releases(section: &mut Section<'_>) -> ReleasesLayout {
             table.problem("pattern", format_args!("{pattern:?} is not a release's name with `*` for any text"));
         }
     }
+    let hardlinks = table.flag("hardlinks").unwrap_or(default.hardlinks);
     table.finish();
-    ReleasesLayout { directory, pattern }
+    ReleasesLayout { directory, pattern, hardlinks }
 }
 
 /// Reads a relative path without `..`.

@@ -84,6 +84,7 @@ pub(super) fn component<'a>(component: &Component, places: &'a KeyPlaces, agent:
     let directory = if places.contains_key("releases.directory") { "releases.directory" } else { "releases" };
     page.line("directory", directory, component.releases.directory.display().to_string());
     page.line("pattern", "releases.pattern", component.releases.pattern.as_str());
+    page.line("hardlinks", "releases.hardlinks", component.releases.hardlinks);
     if let Backend::Process { commands } = &component.backend {
         page.header("\n[commands]");
         for (unit, command) in commands {

@@ -126,6 +126,8 @@ pub struct ReleasesLayout {
     pub directory: PathBuf,
     /// The names that count, with `*` for any text; `*` alone takes every directory.
     pub pattern: String,
+    /// Whether files of equal content are one file with several names.
+    pub hardlinks: bool,
 }
 
 /// Who runs a component's units.

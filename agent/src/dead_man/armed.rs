@@ -80,7 +80,7 @@ impl Armed {
             name: self.name.clone(),
             environment: self.environment.clone(),
             root: self.root.clone(),
-            releases: ReleasesLayout { directory: self.releases.clone(), pattern: "*".to_owned() },
+            releases: ReleasesLayout { directory: self.releases.clone(), pattern: "*".to_owned(), hardlinks: false },
             current: self.current.clone(),
             backend: Backend::Systemd,
             units: self.units.clone(),

@@ -8,6 +8,7 @@ mod dead_man;
 mod decide;
 mod external;
 pub mod journal;
+mod push;
 mod registry;
 mod resume;
 mod retain;
@@ -35,6 +36,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Component, Settings};
 use crate::observe::{self, Depth};
 use crate::ports::{Clock, DeadMan, Facts, History, IntentJournal, PortError, Prober, Store, Units};
+pub use push::{Begun, PushOf};
 use registry::Registry;
 pub use start::{Order, StartError};
 

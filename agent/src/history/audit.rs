@@ -212,7 +212,9 @@ struct Seen {
 
 impl Seen {
     fn note(&mut self, record: &Record, rows: &[Projected]) {
-        if let Record::ReleaseAdopted { component, environment, manifest } = record {
+        if let Record::ReleaseAdopted { component, environment, manifest }
+        | Record::ReleasePushed { component, environment, manifest } = record
+        {
             self.adopted.insert((environment.clone(), component.clone(), manifest.id.clone()), manifest.tree);
         }
         for row in rows {

@@ -48,7 +48,8 @@ pub(crate) trait Earlier {
 /// When `earlier` cannot answer.
 pub(crate) fn projection(record: &Record, at: Timestamp, earlier: &dyn Earlier) -> rusqlite::Result<Vec<Row>> {
     match record {
-        Record::ReleaseAdopted { component, environment, manifest } => {
+        Record::ReleaseAdopted { component, environment, manifest }
+        | Record::ReleasePushed { component, environment, manifest } => {
             Ok(vec![adopted_row(environment, component, manifest)])
         }
         Record::ActivationFound { component, environment, release } => {
@@ -88,6 +89,7 @@ pub(crate) fn projection(record: &Record, at: Timestamp, earlier: &dyn Earlier) 
         }
         Record::ReleaseRemoved { .. }
         | Record::AlertReceived { .. }
+        | Record::PushRefused { .. }
         | Record::AgentStarted { .. }
         | Record::AccessDenied { .. }
         | Record::LeaseTakenOver { .. }

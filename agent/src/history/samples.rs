@@ -150,7 +150,17 @@ pub(crate) fn refused(n: u64, actor: &str) -> Record {
 
 /// The adoption of a release whose tree digest is that of its name.
 pub(crate) fn adopted(name: &str) -> Record {
-    let manifest = Manifest {
+    Record::ReleaseAdopted { component: web(), environment: prod(), manifest: manifest(name) }
+}
+
+/// The push of such a release.
+pub(crate) fn pushed(name: &str) -> Record {
+    let manifest = Manifest { origin: Origin::Pushed, ..manifest(name) };
+    Record::ReleasePushed { component: web(), environment: prod(), manifest }
+}
+
+fn manifest(name: &str) -> Manifest {
+    Manifest {
         id: release(name),
         version: None,
         git_sha: None,
@@ -163,6 +173,5 @@ pub(crate) fn adopted(name: &str) -> Record {
         tree: Digest::of(name.as_bytes()),
         configuration: None,
         notes: None,
-    };
-    Record::ReleaseAdopted { component: web(), environment: prod(), manifest }
+    }
 }

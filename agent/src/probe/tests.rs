@@ -64,7 +64,7 @@ fn component() -> Component {
         name: "web".parse().expect("a name"),
         environment: "prod".parse().expect("a name"),
         root: "/srv/web".into(),
-        releases: ReleasesLayout { directory: "releases".into(), pattern: "*".to_owned() },
+        releases: ReleasesLayout { directory: "releases".into(), pattern: "*".to_owned(), hardlinks: false },
         current: "current".to_owned(),
         backend: Backend::Systemd,
         units: vec!["web.service".parse().expect("a name")],

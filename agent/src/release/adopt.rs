@@ -7,7 +7,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use rollback::chain::Chain;
 use rollback::model::ids::{ReleaseId, Version};
-use rollback::model::release::{Manifest, Origin};
+use rollback::model::release::{Manifest, Origin, is_git_sha};
 use rollback::model::text::sanitize;
 use rustix::fs::FileType;
 
@@ -90,12 +90,12 @@ pub(super) fn matches(pattern: &str, name: &str) -> bool {
     name.ends_with(last)
 }
 
-/// A directory that may become a release.
-struct Found<'a> {
-    component: &'a Component,
-    releases: BorrowedFd<'a>,
-    id: &'a ReleaseId,
-    now: Timestamp,
+/// A directory that may become a release, or one that has just become one.
+pub(super) struct Found<'a> {
+    pub(super) component: &'a Component,
+    pub(super) releases: BorrowedFd<'a>,
+    pub(super) id: &'a ReleaseId,
+    pub(super) now: Timestamp,
 }
 
 impl Found<'_> {
@@ -119,12 +119,27 @@ impl Found<'_> {
             }
         };
         let _writing = lock();
-        self.freeze(&mut manifest, adopted)?;
-        // The manifest comes last: with it the release is one.
-        store::write_index(self.component, self.id, &index)?;
-        store::write_manifest(self.component, &manifest)?;
+        if store::manifest(self.component, self.id).is_ok() {
+            // A push has recorded it while it was read.
+            return Ok(());
+        }
+        self.record(&mut manifest, &index, adopted)?;
         adopted.manifests.push(manifest);
         Ok(())
+    }
+
+    /// Records a release whose files are in place; who calls holds the lock.
+    pub(super) fn record(
+        &self,
+        manifest: &mut Manifest,
+        index: &Index<'_>,
+        adopted: &mut Adopted,
+    ) -> Result<(), PortError> {
+        self.freeze(manifest, adopted)?;
+        // The manifest comes last: with it the release is one.
+        store::write_index(self.component, self.id, index)?;
+        store::write_manifest(self.component, manifest)?;
+        store::remove_promise(self.component, self.id)
     }
 
     /// A torn manifest must not bless files that changed since they were recorded. With a torn index too, nothing is
@@ -149,12 +164,17 @@ impl Found<'_> {
         let digest = tree.digest();
         tree.settle(self.now);
         let modified = Timestamp::new(stat.stx_mtime.tv_sec, 0).unwrap_or(self.now);
+        if let Some(promised) = store::promise(self.component, self.id).filter(|promised| promised.tree == digest) {
+            // A push was cut off between the name and the record.
+            let manifest = Manifest { recorded_at: self.now, configuration: None, ..promised };
+            return Ok((manifest, Index { read_at: self.now, digest: *digest.as_bytes(), tree }));
+        }
         let manifest = Manifest {
             id: self.id.clone(),
             version: mark(root.as_fd(), "VERSION").and_then(|text| text.parse::<Version>().ok()),
             git_sha: ["REVISION", ".git_sha"]
                 .iter()
-                .find_map(|name| mark(root.as_fd(), name).filter(|sha| is_sha(sha))),
+                .find_map(|name| mark(root.as_fd(), name).filter(|sha| is_git_sha(sha))),
             created_at: time_in_name(self.id.as_str()).unwrap_or(modified),
             created_by: owner(stat.stx_uid),
             recorded_at: self.now,
@@ -208,10 +228,6 @@ fn mark(release: BorrowedFd<'_>, name: &str) -> Option<String> {
     let bytes = beneath::read(release, name.as_bytes(), MARK_BYTES_MAX).ok()?;
     let text = String::from_utf8(bytes).ok()?;
     text.lines().next().map(|line| line.trim().to_owned())
-}
-
-fn is_sha(text: &str) -> bool {
-    (7..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Names the owner of a directory: the user, or the number when no user has it.

@@ -20,6 +20,57 @@ pub(super) fn directory(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd
     open(root, path, OFlags::RDONLY | OFlags::DIRECTORY)
 }
 
+/// Makes the file at `path` below `root`, which must not be there, for its owner alone. No part of the path may be a link.
+pub(super) fn create(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
+    let (parent, name) = split(path);
+    create_in(directory(root, parent)?.as_fd(), name)
+}
+
+/// Makes the file `name` in a directory, as [`create`] does.
+pub(super) fn create_in(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(0o600))?)
+}
+
+/// Ensures that `path` below `root` is a directory that its owner may write, and opens it. No part may be a link.
+pub(super) fn make_directory(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
+    let (parent, name) = split(path);
+    let parent = directory(root, parent)?;
+    match rustix::fs::mkdirat(&parent, name, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let made = directory(parent.as_fd(), name)?;
+    rustix::fs::fchmod(&made, Mode::RWXU)?;
+    Ok(made)
+}
+
+/// Removes `name` with all that lies below it; links are removed and never followed. What is not there is removed.
+///
+/// # Errors
+/// When something stays, or directories are nested deeper than `depth_max`.
+pub(super) fn remove(parent: BorrowedFd<'_>, name: &[u8], depth_max: usize) -> io::Result<()> {
+    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR) if depth_max > 0 => {}
+        Err(error) => return Err(error.into()),
+    }
+    let opened = directory(parent, name)?;
+    rustix::fs::fchmod(&opened, Mode::RWXU)?;
+    for below in names(opened.as_fd(), usize::MAX)? {
+        remove(opened.as_fd(), &below, depth_max - 1)?;
+    }
+    Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?)
+}
+
+/// Splits a path into that of its directory and its name.
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (&[], path),
+    }
+}
+
 /// Opens the file at `path` below `root` for reading. No part of the path may be a link; a FIFO does not block.
 pub(super) fn file(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
     open(root, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)
@@ -154,5 +205,26 @@ mod tests {
         }
         assert!(open_by_steps(root.as_fd(), b".", flags | OFlags::DIRECTORY).is_ok());
         assert!(read(root.as_fd(), b"sub/file", 1).is_err());
+    }
+
+    #[test]
+    fn what_is_made_or_removed_lies_below_and_links_are_not_followed() {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(home.path().join("tree/sub/deep")).unwrap();
+        std::fs::create_dir(home.path().join("kept")).unwrap();
+        std::fs::write(home.path().join("kept/file"), "kept").unwrap();
+        std::os::unix::fs::symlink("../kept", home.path().join("tree/out")).unwrap();
+        std::os::unix::fs::symlink("../../kept", home.path().join("tree/sub/out")).unwrap();
+        let root = open_directory(&home.path().join("tree")).unwrap();
+        assert!(create(root.as_fd(), b"out/new").is_err() && create(root.as_fd(), b"../new").is_err());
+        assert!(make_directory(root.as_fd(), b"out").is_err() && make_directory(root.as_fd(), b"out/new").is_err());
+        assert!(create(root.as_fd(), b"sub/new").is_ok() && create(root.as_fd(), b"sub/new").is_err());
+        assert!(make_directory(root.as_fd(), b"sub/made").is_ok() && make_directory(root.as_fd(), b"sub/made").is_ok());
+        assert!(remove(root.as_fd(), b"sub", 1).is_err(), "it is nested deeper than that");
+        remove(root.as_fd(), b"sub", 2).unwrap();
+        remove(root.as_fd(), b"sub", 2).unwrap();
+        remove(root.as_fd(), b"out", 2).unwrap();
+        assert_eq!(names(root.as_fd(), 10).unwrap(), Vec::<Vec<u8>>::new());
+        assert_eq!(std::fs::read(home.path().join("kept/file")).unwrap(), b"kept");
     }
 }

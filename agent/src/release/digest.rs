@@ -194,6 +194,16 @@ impl Tree<'_> {
         (children().count() as u64 + 1, bytes)
     }
 
+    /// Gives the files with their paths, sizes and digests.
+    pub(super) fn files(&self) -> impl Iterator<Item = (&[u8], &Child<'_>, &[u8; 32])> {
+        self.directories.iter().flat_map(|directory| {
+            directory.children.iter().filter_map(|child| match &child.kind {
+                Kind::File(content) => Some((&*directory.path, child, content)),
+                Kind::Directory | Kind::Link(_) => None,
+            })
+        })
+    }
+
     /// Forgets ctimes that are too fresh to be trusted; `now` is from before the tree was read.
     pub(super) fn settle(&mut self, now: Timestamp) {
         for directory in &mut self.directories {
@@ -241,7 +251,7 @@ pub(super) fn read_tree(root: BorrowedFd<'_>, progress: &(dyn Fn(u64) + Sync)) -
 }
 
 /// Lists a tree; the digests of its files are still to be filled in.
-fn list(root: BorrowedFd<'_>) -> Result<Tree<'static>, TreeError> {
+pub(super) fn list(root: BorrowedFd<'_>) -> Result<Tree<'static>, TreeError> {
     let mut tree = Tree { directories: Vec::new() };
     let mut level = vec![Vec::new()];
     let mut entries = 1;

@@ -2,7 +2,8 @@
 //!
 //! A release is never written into. What is known of it lies in the component's state directory:
 //! `manifests/ID.json`, `manifests/ID.index` and `configuration/ID/`. Below the component's root only links are made:
-//! `current`, the configuration's link, and for each release a hidden one prepared for the next switch.
+//! `current`, the configuration's link, and for each release a hidden one prepared for the next switch. A push writes into
+//! a hidden directory beside the releases, which becomes one by its last rename.
 #![expect(clippy::disallowed_methods, reason = "this module is the file system")]
 
 mod adopt;
@@ -11,13 +12,14 @@ mod configuration;
 mod digest;
 mod index;
 mod prune;
+mod push;
 mod store;
 mod switch;
 pub mod switched;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use rollback::model::host::{Configuration, Current};
@@ -25,7 +27,7 @@ use rollback::model::ids::ReleaseId;
 use rollback::model::release::{Integrity, Manifest};
 
 use crate::config::Component;
-use crate::ports::{Adopted, PortError, Store};
+use crate::ports::{Adopted, PortError, PushError, Pushed, Staging, Store};
 
 pub use store::parse_manifest;
 
@@ -36,7 +38,9 @@ pub use store::parse_manifest;
 #[derive(Debug, Default)]
 pub struct DiskStore {
     /// Held while files of the state directory or links are written.
-    writing: Mutex<()>,
+    writing: Arc<Mutex<()>>,
+    /// What is being pushed.
+    pushes: Arc<push::Pushes>,
 }
 
 impl DiskStore {
@@ -64,8 +68,9 @@ impl Store for DiskStore {
 
     /// Besides new directories it takes those whose manifest is torn, unless their index says that files changed, and
     /// freezes the configuration of releases that have none yet. It also prepares each release's links and removes those
-    /// of releases that are gone.
+    /// of releases that are gone, and what pushes have left that nobody has taken up for a day.
     fn adopt(&self, component: &Component, now: Timestamp) -> Result<Adopted, PortError> {
+        self.pushes.remove_old(component, now);
         adopt::adopt(component, now, || self.write())
     }
 
@@ -106,6 +111,12 @@ impl Store for DiskStore {
     fn link_current(&self, component: &Component, release: &ReleaseId) -> Result<(), PortError> {
         let _writing = self.write();
         switch::link_current(component, release)
+    }
+
+    fn stage(&self, component: &Component, pushed: Pushed, now: Timestamp) -> Result<Box<dyn Staging>, PushError> {
+        let place = self.pushes.take(component, &pushed)?;
+        let writing = Arc::clone(&self.writing);
+        Ok(Box::new(push::Staged::begin(component.clone(), pushed, (place, writing), now)?))
     }
 
     /// A component that keeps no configuration has no link to ensure.

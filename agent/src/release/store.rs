@@ -103,6 +103,36 @@ pub(super) fn write_manifest(component: &Component, manifest: &Manifest) -> Resu
     durable::write(&manifests_directory(component), &name, &bytes)
 }
 
+/// Writes durably what will be recorded of a release that is about to get its name: a crash before the record leaves a
+/// directory, whose adoption keeps this promise.
+pub(super) fn write_promise(component: &Component, manifest: &Manifest) -> Result<(), PortError> {
+    let name = format!("{}.promise", manifest.id);
+    let bytes = serde_json::to_vec_pretty(manifest)
+        .map_err(|error| PortError::failed(format!("cannot write promise `{name}`"), error))?;
+    durable::write(&manifests_directory(component), &name, &bytes)
+}
+
+/// Reads what was promised of a release; one that cannot be read is none.
+pub(super) fn promise(component: &Component, release: &ReleaseId) -> Option<Manifest> {
+    let bytes = read_state(&promise_path(component, release), MANIFEST_BYTES_MAX).ok()?;
+    parse_manifest(&bytes, release).ok()
+}
+
+/// Removes a promise that is kept or given up. Not flushed: one that comes back is only ever kept for the same files.
+pub(super) fn remove_promise(component: &Component, release: &ReleaseId) -> Result<(), PortError> {
+    let path = promise_path(component, release);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(PortError::failed(format!("cannot remove `{}`", path.display()), error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn promise_path(component: &Component, release: &ReleaseId) -> PathBuf {
+    manifests_directory(component).join(format!("{release}.promise"))
+}
+
 /// Removes manifest and index of a release. The index goes first: a manifest without one is written anew.
 pub(super) fn remove_manifest(component: &Component, release: &ReleaseId) -> Result<(), PortError> {
     let directory = manifests_directory(component);

@@ -34,6 +34,7 @@ pub const RULES: &[(&str, &[Role])] = &[
     ("/rollback.v1.Agent/Alert", CHANGE),
     ("/rollback.v1.Agent/SetQuarantine", CHANGE),
     ("/rollback.v1.Agent/MarkRelease", CHANGE),
+    ("/rollback.v1.Agent/PushRelease", CHANGE),
     ("/rollback.v1.Agent/ListReleases", SEE),
     ("/rollback.v1.Agent/Verify", SEE),
     ("/rollback.v1.Agent/Status", SEE),
@@ -280,9 +281,10 @@ mod tests {
     #[test]
     fn every_cell_of_the_table_is_as_designed() {
         for (method, _) in RULES {
-            let changes = ["Rollback", "Deploy", "Confirm", "Decide", "Alert", "SetQuarantine", "MarkRelease"]
-                .iter()
-                .any(|name| *method == format!("/rollback.v1.Agent/{name}"));
+            let changes =
+                ["Rollback", "Deploy", "Confirm", "Decide", "Alert", "SetQuarantine", "MarkRelease", "PushRelease"]
+                    .iter()
+                    .any(|name| *method == format!("/rollback.v1.Agent/{name}"));
             for role in Role::ALL {
                 let allowed = !changes || role != Role::Viewer;
                 assert_eq!(authorize(method, &operator(&[role])).is_ok(), allowed, "{method} by {role}");

@@ -12,6 +12,7 @@ pub mod denials;
 mod events;
 mod files;
 pub mod local;
+mod pushing;
 pub mod refusal;
 pub mod server;
 pub mod service;

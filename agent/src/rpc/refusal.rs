@@ -12,7 +12,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::authz::ERROR_DOMAIN;
 use crate::driver::StartError;
-use crate::ports::PortError;
+use crate::ports::{PortError, PushError};
 
 /// The metadata key under which a refusal travels as a message.
 pub const REFUSAL_KEY: &str = "refusal-bin";
@@ -21,7 +21,8 @@ fn code(refusal: &Refusal) -> Code {
     match refusal {
         Refusal::NoSuchComponent { .. } | Refusal::NoSuchRelease { .. } => Code::NotFound,
         Refusal::AmbiguousComponent { .. } | Refusal::AmbiguousRelease { .. } => Code::InvalidArgument,
-        Refusal::Held { .. } | Refusal::HostChanged { .. } => Code::Aborted,
+        Refusal::Held { .. } | Refusal::HostChanged { .. } | Refusal::PushRuns { .. } => Code::Aborted,
+        Refusal::NoRoom { .. } => Code::ResourceExhausted,
         Refusal::NotReady { .. } => Code::Unavailable,
         Refusal::NoTarget { .. }
         | Refusal::TargetUnfit { .. }
@@ -29,6 +30,8 @@ fn code(refusal: &Refusal) -> Code {
         | Refusal::ForceNeeded { .. }
         | Refusal::CurrentUnusable { .. }
         | Refusal::UnitUnusable { .. }
+        | Refusal::OfferUnfit { .. }
+        | Refusal::NameTaken { .. }
         | Refusal::NeedsOperator { .. } => Code::FailedPrecondition,
     }
 }
@@ -47,6 +50,14 @@ pub(super) fn not_started(error: StartError) -> Status {
     match error {
         StartError::Refused(refusal) => refused(refusal),
         StartError::Failed(error) => failed(&error),
+    }
+}
+
+/// Turns a push that came to nothing into what the client gets.
+pub(super) fn not_pushed(error: PushError) -> Status {
+    match error {
+        PushError::Refused(refusal) => refused(refusal),
+        PushError::Failed(error) => failed(&error),
     }
 }
 

@@ -44,8 +44,8 @@ pub const LOCAL_RESETS_MAX: usize = 1024;
 pub const FRAME_BYTES_MAX: u32 = 16 * 1024;
 /// Largest list of headers.
 pub const HEADER_BYTES_MAX: u32 = 16 * 1024;
-/// Bytes in flight towards the agent per call: requests are small.
-pub const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+/// Bytes in flight towards the agent per call: what a push needs to fill a line of a Gbit/s over 4 ms; others need less.
+pub const STREAM_WINDOW_BYTES: u32 = 512 * 1024;
 /// Bytes in flight towards the agent per connection: bounds what a connection can make the agent hold.
 pub const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Longest time until a call answers; streams answer at once and may then go on.

@@ -14,19 +14,22 @@ use rollback::model::ids::{ComponentName, Environment, OperationId, ReleaseId};
 use rollback::model::operation::{Destination, Operation, Request as ModelRequest};
 use rollback::model::plan::Plan;
 use rollback::model::record::{HistoryFilter, HistoryLine, Mark, Record};
+use rollback::model::refusal::Refusal;
 use rollback::model::text::Text;
 use rollback::wire::v1;
 use rollback::wire::v1::agent_server::{Agent, AgentServer};
+use tokio::sync::Semaphore;
 use tokio_stream::{Stream, StreamExt as _};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::authz::Caller;
 use super::events;
+use super::pushing::{self, Push};
 use super::refusal::{failed, invalid, not_started, refused};
 use super::server::MESSAGE_BYTES_MAX;
 use super::verifying;
 use crate::config::Component;
-use crate::driver::{Driver, Order};
+use crate::driver::{Driver, Order, PushOf};
 use crate::observe::Depth;
 use crate::ports::ChainAudit;
 
@@ -52,6 +55,8 @@ pub trait AgentFacts: Send + Sync {
 pub struct AgentService {
     driver: Driver,
     facts: Arc<dyn AgentFacts>,
+    /// The places of pushes; each holds an offer in memory.
+    pushes: Arc<Semaphore>,
 }
 
 type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -90,7 +95,7 @@ impl AgentService {
     /// Makes the service.
     #[must_use]
     pub fn new(driver: Driver, facts: Arc<dyn AgentFacts>) -> Self {
-        Self { driver, facts }
+        Self { driver, facts, pushes: Arc::new(Semaphore::new(pushing::PUSHES_MAX)) }
     }
 
     /// Gives what a server takes, with the bound on messages set.
@@ -218,6 +223,7 @@ impl AgentService {
 impl Agent for AgentService {
     type RollbackStream = Events<v1::OperationEvent>;
     type DeployStream = Events<v1::OperationEvent>;
+    type PushReleaseStream = Events<v1::PushEvent>;
     type WatchStream = Events<v1::OperationEvent>;
     type VerifyStream = Events<v1::VerifyEvent>;
 
@@ -373,6 +379,23 @@ impl Agent for AgentService {
         let appended = self.driver.history().append(self.driver.clock().now(), vec![record], true).await;
         appended.map_err(|error| failed(&error))?;
         Ok(Response::new(v1::MarkReleaseReply { host: self.host() }))
+    }
+
+    async fn push_release(
+        &self,
+        request: Request<Streaming<v1::PushRequest>>,
+    ) -> Result<Response<Self::PushReleaseStream>, Status> {
+        let caller = caller(&request)?;
+        let mut requests = request.into_inner();
+        let (meant, label) = pushing::header(&mut requests).await?;
+        let component = self.component(&caller, "PushRelease", selector(meant)?).await?;
+        let Ok(place) = Arc::clone(&self.pushes).try_acquire_owned() else {
+            let cause = format!("{} releases are being pushed already", pushing::PUSHES_MAX);
+            return Err(refused(Refusal::NotReady { cause }));
+        };
+        let of = PushOf { component, release: label.release.clone(), by: caller.to_string() };
+        let push = Push { driver: self.driver.clone(), host: self.host(), of, label };
+        Ok(Response::new(Box::pin(push.run(requests, place))))
     }
 
     async fn list_releases(

@@ -13,6 +13,7 @@ pub mod man;
 pub mod operate;
 pub mod pki;
 pub mod plan;
+pub mod push;
 pub mod quarantine;
 pub mod releases;
 pub mod rollback;
@@ -87,6 +88,7 @@ pub async fn run(cli: Cli) -> u8 {
     let result = match cli.command {
         Command::Rollback(args) => rollback::run(&session, args).await,
         Command::Plan(args) => plan::run(&session, args).await,
+        Command::Push(args) => push::run(&session, args).await,
         Command::Deploy(args) => deploy::run(&session, args).await,
         Command::Quarantine(args) => quarantine::run(&session, args).await,
         Command::Decide(args) => decide::run(&session, args).await,

@@ -376,6 +376,11 @@ fn an_alert_asks_and_never_goes_back_by_itself() {
     let waiting = Operation { phase: Phase::Watching, ..deploy(watched) };
     let alerted = alert(waiting, at(7_000), "alert (critical) by pager: checkout fails".to_owned());
     assert_eq!(told(&alerted), "ask r3");
+    for (back, reason) in [(true, Some("watching `r3`: alert (critical) by pager: checkout fails")), (false, None)] {
+        let decided = done(&alerted, EffectEnd::Decided { back, why: "alice".to_owned() });
+        let found = condemned(&step(alerted.clone(), decided));
+        assert_eq!(found.as_ref().map(|(_, reason)| reason.as_str()), reason, "what was left by word is bad");
+    }
     assert_eq!(alert(alerted.clone(), at(7_000), "again".to_owned()), alerted);
     let busy = Operation { phase: Phase::Starting, ..deploy(watched) };
     assert_eq!(alert(busy.clone(), at(7_000), "too early".to_owned()), busy);

@@ -4,6 +4,7 @@ mod deploy;
 mod histories;
 mod hold;
 mod plan;
+mod push;
 mod recover;
 mod retain;
 mod stats;

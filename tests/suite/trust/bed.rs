@@ -28,7 +28,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::codegen::tokio_stream::Stream;
 use tonic::service::Routes;
 use tonic::transport::Channel;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 /// The name of the bed's host.
 pub(crate) const HOST: &str = "web01";
@@ -168,6 +168,7 @@ impl Agent for Mirror {
     type RollbackStream = Events<OperationEvent>;
     type DeployStream = Events<OperationEvent>;
     type VerifyStream = Events<VerifyEvent>;
+    type PushReleaseStream = Events<PushEvent>;
     type WatchStream = Events<OperationEvent>;
 
     async fn status(&self, request: Request<StatusRequest>) -> Reply<StatusReply> {
@@ -199,6 +200,9 @@ impl Agent for Mirror {
         nothing()
     }
     async fn mark_release(&self, _: Request<MarkReleaseRequest>) -> Reply<MarkReleaseReply> {
+        nothing()
+    }
+    async fn push_release(&self, _: Request<Streaming<PushRequest>>) -> Reply<Self::PushReleaseStream> {
         nothing()
     }
     async fn list_releases(&self, _: Request<ListReleasesRequest>) -> Reply<ListReleasesReply> {

@@ -3,6 +3,7 @@
 mod adoption;
 mod integrity;
 mod links;
+mod pushes;
 mod removal;
 
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -14,7 +15,7 @@ use rollback::model::policy::{Policy, Timeouts};
 use rollback::model::release::{DifferenceKind, Integrity};
 use tempfile::TempDir;
 
-use super::DiskStore;
+use super::{DiskStore, store};
 use crate::config::{Backend, Component, ConfigurationFile, KeptConfiguration, ReleasesLayout};
 use crate::ports::{Adopted, Store};
 
@@ -83,7 +84,7 @@ impl Host {
             name: "web".parse().unwrap(),
             environment: "prod".parse().unwrap(),
             root: home.path().join("srv"),
-            releases: ReleasesLayout { directory: "backups/prod".into(), pattern: "backup_*".into() },
+            releases: ReleasesLayout { directory: "backups/prod".into(), pattern: "backup_*".into(), hardlinks: false },
             current: "current".into(),
             backend: Backend::Systemd,
             units: vec!["web.service".parse().unwrap()],

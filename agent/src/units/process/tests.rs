@@ -26,7 +26,7 @@ impl World {
             name: "web".parse().expect("a name"),
             environment: "prod".parse().expect("a name"),
             root: root.path().to_owned(),
-            releases: ReleasesLayout { directory: "releases".into(), pattern: "*".to_owned() },
+            releases: ReleasesLayout { directory: "releases".into(), pattern: "*".to_owned(), hardlinks: false },
             current: "current".to_owned(),
             backend: Backend::Process { commands: [(unit(), command)].into() },
             units: vec![unit()],
