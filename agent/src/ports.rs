@@ -126,6 +126,12 @@ pub trait Store: Send + Sync {
     /// Tells whether the configuration that was frozen with a release is at hand and stands.
     fn configuration(&self, component: &Component, release: &ReleaseId) -> Configuration;
 
+    /// Tells whether the links of a component can be switched at all; nothing is changed. A full disk is no hindrance.
+    ///
+    /// # Errors
+    /// When the file system of its root is read-only, or its root cannot be written.
+    fn writable(&self, component: &Component) -> Result<(), PortError>;
+
     /// Ensures that `current` leads to the release, durably (link exchange, fsync of the directory).
     ///
     /// # Errors

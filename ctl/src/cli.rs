@@ -42,9 +42,9 @@ pub struct Global {
     /// The configuration file; `$XDG_CONFIG_HOME/rbctl/config.toml`, then `/etc/rbctl/config.toml` by default.
     #[arg(long, global = true, value_name = "FILE", env = "RBCTL_CONFIG")]
     pub config: Option<PathBuf>,
-    /// How answers are printed.
-    #[arg(short = 'o', long = "output", global = true, value_enum, default_value_t = Format::Table)]
-    pub output: Format,
+    /// How answers are printed: `table`, `wide`, `json`, `yaml`; where a plan is made, also a file that it is saved in.
+    #[arg(short = 'o', long = "output", global = true, value_name = "FORMAT|FILE", default_value = "table", value_parser = output)]
+    pub output: Output,
     /// When to use colour; NO_COLOR and CLICOLOR_FORCE are heeded.
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
     pub color: Color,
@@ -54,6 +54,26 @@ pub struct Global {
     /// How many hosts are asked at once.
     #[arg(long, global = true, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub concurrency: u16,
+}
+
+/// Where answers go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// To standard output.
+    Printed(Format),
+    /// A plan, into a file; what else there is to say is a table.
+    File(PathBuf),
+}
+
+/// Reads a format, or a file by its slash or dot: a mistyped format must not make a file.
+fn output(text: &str) -> Result<Output, String> {
+    if let Ok(format) = Format::from_str(text, false) {
+        return Ok(Output::Printed(format));
+    }
+    if text.contains(['/', '.']) {
+        return Ok(Output::File(PathBuf::from(text)));
+    }
+    Err("it is `table`, `wide`, `json` or `yaml`, or the name of a file with a dot or a slash".to_owned())
 }
 
 /// How answers are printed.
@@ -156,5 +176,15 @@ mod tests {
     #[test]
     fn the_local_socket_and_named_hosts_exclude_each_other() {
         assert!(Cli::try_parse_from(["rbctl", "--local", "--host", "web01", "status"]).is_err());
+    }
+
+    #[test]
+    fn a_plan_goes_into_a_file_and_a_mistyped_format_nowhere() {
+        let read = |text: &str| Cli::try_parse_from(["rbctl", "plan", "-o", text]).map(|cli| cli.global.output);
+        assert_eq!(read("json").ok(), Some(Output::Printed(Format::Json)));
+        for file in ["plan.json", "./plan", "/tmp/plan"] {
+            assert_eq!(read(file).ok(), Some(Output::File(file.into())));
+        }
+        assert!(read("jsno").is_err());
     }
 }

@@ -18,6 +18,14 @@ enum_words!(Verdict, v1::Verdict, "verdict", {
     Passing <=> Passing, ReleaseBad <=> ReleaseBad, EnvironmentBad <=> EnvironmentBad, Inconclusive <=> Inconclusive,
 });
 
+/// Reads a severity; one that an older version did not send is the default.
+pub(super) fn severity_in(field: &'static str, value: i32) -> Result<Severity, ConvertError> {
+    match word::<v1::Severity>(field, value)? {
+        v1::Severity::Unspecified => Ok(Severity::default()),
+        severity => severity.try_into(),
+    }
+}
+
 impl From<UnitState> for v1::UnitState {
     fn from(unit: UnitState) -> Self {
         Self {
@@ -81,7 +89,7 @@ impl TryFrom<v1::ProbeResult> for ProbeResult {
             tries: probe.tries,
             duration_ms: probe.duration_ms,
             detail: probe.detail,
-            severity: word::<v1::Severity>("severity", probe.severity)?.try_into()?,
+            severity: severity_in("severity", probe.severity)?,
         })
     }
 }

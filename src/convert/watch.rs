@@ -1,5 +1,6 @@
 //! The watch of a deploy.
 
+use super::health::severity_in;
 use super::{ConvertError, enum_words, list, name, required, required_time, time_out, word, wrong};
 use crate::model::decision::{Asked, Choice, Undecided};
 use crate::model::watch::{Moment, WATCH_MS_MAX, WATCH_MS_MIN, Watch, WatchTerms, Watched};
@@ -70,9 +71,13 @@ impl TryFrom<v1::WatchPlan> for Watch {
             auto: watch.auto,
             confirm_ms: watch.confirm_ms.map(|millis| bounded("confirm_ms", millis)).transpose()?,
             dead_man: watch.dead_man,
-            automatic_from: word::<v1::Severity>("automatic_from", watch.automatic_from)?.try_into()?,
+            automatic_from: severity_in("automatic_from", watch.automatic_from)?,
             ask_ms: watch.ask_ms,
-            undecided: word::<v1::Undecided>("undecided", watch.undecided)?.try_into()?,
+            undecided: match word::<v1::Undecided>("undecided", watch.undecided)? {
+                // An older version did not send it.
+                v1::Undecided::Unspecified => Undecided::default(),
+                undecided => undecided.try_into()?,
+            },
         })
     }
 }

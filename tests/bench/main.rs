@@ -12,6 +12,7 @@ mod p01;
 mod p02;
 mod p05;
 mod p06;
+mod p07;
 mod p08;
 mod p09;
 mod p10;
@@ -30,11 +31,12 @@ use options::Options;
 type Measure = fn(&Options, &mut Report) -> Result<(), Fault>;
 
 /// The figures in their order.
-const FIGURES: [(&str, Measure); 8] = [
+const FIGURES: [(&str, Measure); 9] = [
     ("P1", p01::measure),
     ("P2", p02::measure),
     ("P5", p05::measure),
     ("P6", p06::measure),
+    ("P7", p07::measure),
     ("P8", p08::measure),
     ("P9", p09::measure),
     ("P10", p10::measure),

@@ -107,13 +107,13 @@ fn grows(lab: &Lab, options: &Options, report: &mut Report) -> Result<(), Fault>
 }
 
 /// What a process has used so far.
-struct Use {
-    cpu_s: f64,
+pub(crate) struct Use {
+    pub(crate) cpu_s: f64,
     switches: f64,
 }
 
 impl Use {
-    fn of(pid: i32) -> Result<Self, Fault> {
+    pub(crate) fn of(pid: i32) -> Result<Self, Fault> {
         let (mut cpu_ns, mut switches) = (0.0, 0.0);
         for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
             let thread = thread?.path();

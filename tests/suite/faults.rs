@@ -402,6 +402,37 @@ fn f16_a_disk_that_turns_read_only_is_said_at_once_and_the_service_goes_on() {
     });
 }
 
+#[test]
+fn f16_a_disk_of_releases_that_is_read_only_is_said_before_anything_is_stopped() {
+    let name = "f16_a_disk_of_releases_that_is_read_only_is_said_before_anything_is_stopped";
+    let Some(program) = agent_program() else { return skipped(name, "needs `rb-agent`, which `cargo build` makes") };
+    if let Err(reason) = images::available() {
+        return skipped(name, &reason);
+    }
+    privately(move || {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let [first, second] = ["first", "second"].map(|name| Image::create(dir.path(), name, ImageSpec::EXT4).unwrap());
+        let mount = first.path().to_owned();
+        // The state is on another disk, which goes on.
+        let bed = Bed::new(program.clone(), Places::Images(first, Some(second)));
+        let _agent = bed.start();
+        let before = bed.unit().unwrap();
+        let remount = |how: &str| {
+            let done = std::process::Command::new("mount").args(["-o", how]).arg(&mount).status();
+            assert!(done.is_ok_and(|status| status.success()), "{how}");
+        };
+        // The service writes nothing, so its disk can be taken from under it.
+        remount("remount,ro");
+        for emergency in [false, true] {
+            let error = bed.roll_back(&request("", emergency)).unwrap_err();
+            assert!(error.to_lowercase().contains("read-only"), "{error}");
+        }
+        assert_eq!(bed.unit(), Ok(before), "nothing was stopped");
+        remount("remount,rw");
+        assert_eq!(bed.roll_back(&request("", false)), Ok(ResultWord::Done), "{}", bed.log());
+    });
+}
+
 /// Has an ext4 turn read-only on its first error, and gives the file that makes one; other file systems have none.
 fn error_trigger(mount: &Path) -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();

@@ -151,12 +151,14 @@ fn three_hosts_go_back_over_mutual_tls_and_remember_it() {
     assert_eq!(releases["hosts"][0]["components"][0]["releases"].as_array().map(Vec::len), Some(3));
     world.done(&["verify", "--host", "h1", "backup_20241111_120000"]);
     let plan = world.operator.path().join("plan.json").display().to_string();
-    world.done(&["plan", "--host", "h1", "--out", &plan]);
+    world.done(&["plan", "--host", "h1", "-o", &plan]);
     assert_eq!(current(world.fleet.host(1)), "backups/prod/backup_20241112_153045", "a plan changes nothing");
     world.done(&["apply", &plan, "--host", "h1"]);
     assert_eq!(current(world.fleet.host(1)), "backups/prod/backup_20241111_120000");
     assert_eq!(served(world.fleet.host(1)), "20241111_120000");
-    let again = world.rbctl(&["plan", "--host", "h1"]);
+    let shown = world.done(&["plan", "--host", "h1"]);
+    assert!(shown.contains("to run it: "), "who only looks is told what will be missing: {shown}");
+    let again = world.rbctl(&["rollback", "--host", "h1", "--yes"]);
     assert_eq!(again.status.code(), Some(1), "leaving a healthy release needs a reason");
     assert!(String::from_utf8_lossy(&again.stderr).contains("REASON_NEEDED"));
     world.done(&["rollback", "--host", "h2,h3", "--yes", "--reason", "the page is missing"]);
@@ -226,4 +228,34 @@ fn an_agent_killed_in_the_middle_finishes_by_itself() {
     let id = operations[0]["operation"].as_str().expect("an operation");
     let shown = world.json(&["show", "--host", "h1", id]);
     assert_eq!(shown["hosts"][0]["operation"]["recoveries"], 1, "{shown}");
+}
+
+#[test]
+fn a_changed_file_is_taken_and_a_bad_one_is_refused_and_told() {
+    if !real_hosts("a_changed_file_is_taken_and_a_bad_one_is_refused_and_told") {
+        return;
+    }
+    let world = World::up(1);
+    let host = world.fleet.host(1);
+    let old = host.main_pid("rb-agent.service").expect("the agent runs");
+    let shown = || world.done(&["status", "--host", "h1"]);
+    host.write("/etc/rollback/components.d/web.toml", format!("unit = 3\n{COMPONENT}"), 0o644).expect("written");
+    wait_until(LIMIT, "the refusal", || shown().contains("unknown key `unit`")).expect("it is told");
+    assert!(shown().contains("backup_20241112_153045"), "the old one stays in force");
+    host.write("/etc/rollback/components.d/web.toml", COMPONENT.replace("\"web\"", "\"shop\""), 0o644)
+        .expect("written");
+    wait_until(LIMIT, "the new configuration", || shown().contains("shop")).expect("it is in force");
+    assert!(!shown().contains("unknown key"), "the problem is gone");
+    // And by hand.
+    host.write("/etc/rollback/components.d/web.toml", COMPONENT, 0o644).expect("written");
+    host.sh("systemctl reload rb-agent.service").expect("reloaded");
+    wait_until(LIMIT, "the old name", || !shown().contains("shop")).expect("it is in force");
+    assert_eq!(host.main_pid("rb-agent.service").expect("it runs"), old, "nothing was restarted");
+    let modes = host.sh("stat -c %a /var/lib/rollback /run/rollback /run/rollback/agent.sock").expect("stat");
+    assert_eq!(modes.split_whitespace().collect::<Vec<_>>(), ["700", "700", "600"]);
+    host.sh("chmod 644 /etc/rollback/pki/agent.key; systemctl restart rb-agent.service || true").expect("asked");
+    wait_until(LIMIT, "the reason in the log", || {
+        host.sh("journalctl -u rb-agent.service -o cat").is_ok_and(|log| log.contains("agent.key"))
+    })
+    .expect("it refuses a key that others can read, by its name");
 }

@@ -13,12 +13,13 @@ use rollback::model::plan::Plan;
 use rollback::model::record::Record;
 use rollback::model::refusal::Refusal;
 use rollback::model::release::Integrity;
+use rollback::model::text::Text;
 
 use super::registry::{Orders, Taken};
 use super::{Driver, Following, Progress};
 use crate::config::Component;
 use crate::observe::{Depth, blocking};
-use crate::ports::PortError;
+use crate::ports::{PortError, StoredOperation};
 
 /// What is to be run.
 #[derive(Debug, Clone)]
@@ -50,6 +51,9 @@ impl From<Refusal> for StartError {
 /// with its kill, and past that the emergency is refused rather than run beside it.
 const TAKEOVER_LIMIT: Duration = Duration::from_secs(30);
 
+/// Stands for the reason that a plan lacks while it is made.
+const NO_REASON: &str = "none was given";
+
 impl Driver {
     /// Makes the plan of a request and changes nothing.
     ///
@@ -57,7 +61,17 @@ impl Driver {
     /// When a rule forbids it, or the host cannot be looked at.
     pub async fn plan(&self, request: &Request) -> Result<Plan, StartError> {
         let component = self.select(request.component.as_ref(), request.environment.as_ref())?;
-        let plan = self.plan_for(request, &component).await?;
+        let plan = match self.plan_for(request, &component).await {
+            // Who only looks is told what will be missing.
+            Err(StartError::Refused(refusal @ (Refusal::ReasonNeeded { .. } | Refusal::ForceNeeded { .. }))) => {
+                let reason = request.reason.clone().or_else(|| Text::new(NO_REASON).ok());
+                let allowed = Request { force: true, reason, ..request.clone() };
+                let mut plan = Plan { request: request.clone(), ..self.plan_for(&allowed, &component).await? };
+                plan.warnings.insert(0, format!("to run it: {}", explain::refusal(&refusal)));
+                plan
+            }
+            made => made?,
+        };
         self.note_planned(&plan);
         Ok(plan)
     }
@@ -146,12 +160,25 @@ impl Driver {
         if let Some(following) = self.registry(|registry| registry.follow(id)) {
             return Some(following);
         }
-        let stored = self.history().operation(id).await.ok()??;
+        let stored = match self.history().operation(id).await {
+            Ok(Some(stored)) if stored.ended => stored,
+            // While the history is down the intent journal keeps outcomes.
+            Ok(_) | Err(_) => self.kept(id).await?,
+        };
         let head = self.history().head().await.ok();
         stored.ended.then(|| Following {
             so_far: Progress { operation: Arc::new(stored.operation), doing: None, head },
             updates: self.follow_all(),
         })
+    }
+
+    /// Finds an operation whose outcome the intent journal alone has.
+    async fn kept(&self, id: OperationId) -> Option<StoredOperation> {
+        let journal = Arc::clone(&self.inner.ports.journal);
+        let slots = blocking(move || journal.load()).await.ok()?;
+        let operation = slots.into_iter().flatten().find(|operation| operation.id == id)?;
+        operation.outcome()?;
+        Some(StoredOperation { operation, evidence: Vec::new(), ended: true })
     }
 
     async fn begin(&self, order: Order, actor: String) -> Result<Following, StartError> {
@@ -163,9 +190,27 @@ impl Driver {
         if plan.takes_over.is_some() {
             self.take_over(&plan, &actor).await?;
         }
+        self.writable(&component).await?;
         let now = self.clock().now();
-        let operation = engine::step::begin(plan, Trigger::Manual, actor, now);
-        Ok(self.launch(component, operation).await?)
+        let operation = engine::step::begin(plan, Trigger::Manual, actor.clone(), now);
+        let launched = self.launch(component.clone(), operation.clone()).await;
+        // A watch may have begun since the plan was made: another hand has switched. It gives way like any other.
+        let waits =
+            self.registry(|registry| registry.lease(&component.environment)).is_some_and(|lease| lease.gives_way);
+        match launched {
+            Err(Refusal::Held { .. }) if waits => {
+                self.take_over(&operation.plan, &actor).await?;
+                Ok(self.launch(component, operation).await?)
+            }
+            launched => Ok(launched?),
+        }
+    }
+
+    /// Refuses, before anything is stopped, what could not be switched.
+    async fn writable(&self, component: &Component) -> Result<(), Refusal> {
+        let (store, owned) = (Arc::clone(self.store()), component.clone());
+        let ready = blocking(move || store.writable(&owned)).await;
+        ready.map_err(|error| Refusal::NotReady { cause: rollback::chain::Chain(&error).to_string() })
     }
 
     /// Takes the environment, makes the intent durable, and runs the operation in a task of its own.

@@ -164,15 +164,21 @@ impl Driver {
             };
             let judge = if is_over { verdict::judge_at_end } else { verdict::judge };
             let (judged, _) = judge(&operation.plan.baseline, &health, &before);
-            if judged == Verdict::ReleaseBad && self.has_fired(operation).await {
-                return EffectEnd::Failed {
-                    error: "its watch did not end: the dead-man's switch has fired".to_owned(),
+            if is_over || judged == Verdict::ReleaseBad {
+                return match self.overtaken(component, operation).await {
+                    Some(error) => EffectEnd::Failed { error },
+                    None => EffectEnd::Judged { verdict: judged, health },
                 };
             }
-            if is_over || judged == Verdict::ReleaseBad {
-                return EffectEnd::Judged { verdict: judged, health };
-            }
         }
+    }
+
+    /// Says who has gone on from the watch, so that what was seen of the units says nothing of the release.
+    async fn overtaken(&self, component: &Component, operation: &Operation) -> Option<String> {
+        if self.has_fired(operation).await {
+            return Some("its watch did not end: the dead-man's switch has fired".to_owned());
+        }
+        self.led_elsewhere(component, operation.trying()).await
     }
 
     /// Asks every probe in turns of its own interval, for as long as it is polled.

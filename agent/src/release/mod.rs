@@ -108,6 +108,10 @@ impl Store for DiskStore {
         configuration::look(component, release)
     }
 
+    fn writable(&self, component: &Component) -> Result<(), PortError> {
+        switch::writable(component)
+    }
+
     fn link_current(&self, component: &Component, release: &ReleaseId) -> Result<(), PortError> {
         let _writing = self.write();
         switch::link_current(component, release)

@@ -99,6 +99,14 @@ pub(super) fn prepare(component: &Component) {
     }
 }
 
+/// Asks the kernel whether the root can be written; see [`crate::ports::Store::writable`].
+pub(super) fn writable(component: &Component) -> Result<(), PortError> {
+    rustix::fs::access(&component.root, rustix::fs::Access::WRITE_OK).map_err(|error| {
+        let attempt = format!("cannot switch links in `{}`", component.root.display());
+        PortError::failed(attempt, io::Error::from(error))
+    })
+}
+
 /// A link below a component's root that leads to something of a release.
 struct Link<'a> {
     component: &'a Component,

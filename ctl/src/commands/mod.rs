@@ -29,8 +29,8 @@ use std::time::Duration;
 use ::rollback::wire::v1;
 use jiff::Timestamp;
 
-use crate::cli::{Cli, Command, Global, Selector};
-use crate::error::{CommandError, EXIT_CODES, EXIT_DONE};
+use crate::cli::{Cli, Command, Format, Global, Output, Selector};
+use crate::error::{CommandError, EXIT_CODES, EXIT_DONE, ErrorKind};
 use crate::fleet::connect::Trust;
 use crate::fleet::fanout::Fleet;
 use crate::inventory;
@@ -83,13 +83,30 @@ impl Session {
 
 /// Runs a command; errors that concern no single host are printed here.
 pub async fn run(cli: Cli) -> u8 {
-    let printer = Printer::new(cli.global.output, cli.global.color);
+    let (format, file) = match cli.global.output.clone() {
+        Output::Printed(format) => (format, None),
+        Output::File(path) => (Format::Table, Some(path)),
+    };
+    let printer = Printer::new(format, cli.global.color);
     let session = Session { global: cli.global, printer };
+    if let (Some(path), false) = (&file, makes_plan(&cli.command)) {
+        let error =
+            CommandError::new(ErrorKind::Usage, format!("`-o {}` is no format of this command", path.display()))
+                .hint("`-o table`, `wide`, `json` or `yaml`; a plan alone goes into a file");
+        session.printer.error(None, &error);
+        return error.kind.exit_code();
+    }
     let result = match cli.command {
-        Command::Rollback(args) => rollback::run(&session, args).await,
-        Command::Plan(args) => plan::run(&session, args).await,
         Command::Push(args) => push::run(&session, args).await,
-        Command::Deploy(args) => deploy::run(&session, args).await,
+        Command::Rollback(args) => rollback::run(&session, args).await,
+        Command::Plan(mut args) => {
+            args.out = args.out.or(file);
+            plan::run(&session, args).await
+        }
+        Command::Deploy(mut args) => {
+            args.out = args.out.or(file);
+            deploy::run(&session, args).await
+        }
         Command::Quarantine(args) => quarantine::run(&session, args).await,
         Command::Decide(args) => decide::run(&session, args).await,
         Command::Trigger(args) => trigger::run(&session, args).await,
@@ -118,6 +135,11 @@ pub async fn run(cli: Cli) -> u8 {
         session.printer.error(None, &error);
         error.kind.exit_code()
     })
+}
+
+/// Tells whether a command makes a plan that goes into a file.
+fn makes_plan(command: &Command) -> bool {
+    matches!(command, Command::Plan(_) | Command::Deploy(_))
 }
 
 fn answer_pki(session: &Session, args: pki::PkiArgs) -> Result<u8, CommandError> {
