@@ -250,6 +250,15 @@ pub struct Adopted {
     pub skipped: Vec<(String, String)>,
 }
 
+/// Which lines of a log are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tail {
+    /// So many at most, the last ones.
+    pub lines_max: usize,
+    /// Only what was logged before; a log without times takes no notice of it.
+    pub until: Option<Timestamp>,
+}
+
 /// A service manager: systemd over D-Bus, or plain processes.
 ///
 /// Only units that the configuration names are ever passed.
@@ -281,8 +290,8 @@ pub trait Units: Send + Sync {
     /// When the manager does not answer; a unit that does not run has no process.
     async fn processes(&self, component: &Component, units: &[UnitName]) -> Result<Vec<u32>, PortError>;
 
-    /// Gives the last lines that the units logged, oldest first, at most `lines_max`; empty when there are none to be had.
-    async fn log_tail(&self, component: &Component, units: &[UnitName], lines_max: usize) -> Vec<String>;
+    /// Gives the last lines that the units logged, oldest first; empty when there are none to be had.
+    async fn log_tail(&self, component: &Component, units: &[UnitName], tail: Tail) -> Vec<String>;
 }
 
 /// Runs probes.

@@ -74,6 +74,13 @@ pub enum Record {
         /// What was saved of what it left.
         evidence: Vec<Evidence>,
     },
+    /// The last lines of what an operation left were read, after its outcome was known.
+    EvidenceSaved {
+        /// The operation.
+        operation: OperationId,
+        /// The last lines of the units' journals before it began, oldest first, made safe to print.
+        journal: Vec<String>,
+    },
     /// A request was refused; nothing has changed.
     OperationRefused {
         /// The operation.
@@ -202,6 +209,7 @@ impl Record {
             Self::ActivationFound { .. } => "activation.found",
             Self::OperationStarted { .. } => "operation.started",
             Self::OperationEnded { .. } => "operation.ended",
+            Self::EvidenceSaved { .. } => "evidence.saved",
             Self::OperationRefused { .. } => "operation.refused",
             Self::AccessDenied { .. } => "access.denied",
             Self::LeaseTakenOver { .. } => "lease.taken_over",

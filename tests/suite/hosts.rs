@@ -183,6 +183,11 @@ fn three_hosts_go_back_over_mutual_tls_and_remember_it() {
     let history = world.json(&["history", "--host", "h2"]);
     let id = history["hosts"][0]["operations"][0]["operation"].as_str().expect("an operation").to_owned();
     world.done(&["show", "--host", "h2", &id]);
+    wait_until(LIMIT, "what the release that was left had logged", || {
+        let shown = world.json(&["show", "--host", "h2", &id]);
+        shown["hosts"][0]["evidence"][0]["journal"].as_array().is_some_and(|lines| !lines.is_empty())
+    })
+    .expect("it is kept");
     let field = format!("ROLLBACK_OPERATION={id}");
     wait_until(LIMIT, "the journal has the operation", || {
         world.fleet.host(2).journal(&[&field]).is_ok_and(|entries| entries.len() >= 2)
@@ -238,7 +243,10 @@ fn a_changed_file_is_taken_and_a_bad_one_is_refused_and_told() {
     let world = World::up(1);
     let host = world.fleet.host(1);
     let old = host.main_pid("rb-agent.service").expect("the agent runs");
-    let shown = || world.done(&["status", "--host", "h1"]);
+    let shown = || {
+        let output = world.rbctl(&["status", "--host", "h1"]);
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    };
     host.write("/etc/rollback/components.d/web.toml", format!("unit = 3\n{COMPONENT}"), 0o644).expect("written");
     wait_until(LIMIT, "the refusal", || shown().contains("unknown key `unit`")).expect("it is told");
     assert!(shown().contains("backup_20241112_153045"), "the old one stays in force");

@@ -14,7 +14,7 @@ use rollback::model::health::{UnitActive, UnitLoad, UnitState};
 use rollback::model::ids::UnitName;
 use rollback::model::policy::{Policy, Timeouts};
 use rollback_agent::config::{Backend, Component, ReleasesLayout};
-use rollback_agent::ports::{PortError, Units};
+use rollback_agent::ports::{PortError, Tail, Units};
 use rollback_agent::units::Systemd;
 use rollback_tests::hosts::{Fleet, available, stage};
 use rollback_tests::skip::{note, skipped};
@@ -133,7 +133,11 @@ async fn unit_is_stopped_and_started_by_its_jobs() {
     unit.stop(&systemd).await.expect("it stops");
     assert_eq!(unit.state(&systemd).await.active, UnitActive::Inactive);
     let deadline = Instant::now() + LIMIT;
-    while !systemd.log_tail(&unit.component, &unit.component.units, 20).await.contains(&"hello".to_owned()) {
+    while !systemd
+        .log_tail(&unit.component, &unit.component.units, Tail { lines_max: 20, until: None })
+        .await
+        .contains(&"hello".to_owned())
+    {
         assert!(Instant::now() < deadline, "the journal lacks what the unit said");
     }
 }

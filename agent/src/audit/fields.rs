@@ -9,7 +9,7 @@ use rollback::model::release::Manifest;
 use rollback::model::text::Text;
 
 /// The kinds of records with their message identifiers: random, never used for anything else, never changed.
-pub const MESSAGE_IDS: [(&str, &str); 19] = [
+pub const MESSAGE_IDS: [(&str, &str); 20] = [
     ("agent.started", "21e6d20034144d5894932a515eb2c270"),
     ("release.adopted", "6f8b9208efc84ec8a706249279832dec"),
     ("release.pushed", "485ba402b8004b45bcf263b24b177767"),
@@ -29,6 +29,7 @@ pub const MESSAGE_IDS: [(&str, &str); 19] = [
     ("release.unpinned", "03452b07686a41b39603996dafe8986c"),
     ("release.removed", "a5ce0be60ec1436e9512e0b3d3b41523"),
     ("alert.received", "9f7ede892d444ca6ae0f8e1a1574fa0e"),
+    ("evidence.saved", "74c57b4ccc3b46f28fdffb36223d4f7a"),
 ];
 
 /// `authpriv`: who may read that may read the audit.
@@ -109,6 +110,7 @@ fn tell(record: &Record) -> Told {
         }
         Record::OperationStarted { operation } => started(operation),
         Record::OperationEnded { operation, .. } => ended(operation),
+        Record::EvidenceSaved { operation, journal } => saved(*operation, journal.len()),
         Record::OperationRefused { operation, component, environment, actor, refusal } => Told {
             priority: Priority::Warning,
             message: format!("Operation {operation} was refused to {actor}: {}.", refusal.code()),
@@ -136,6 +138,14 @@ fn tell(record: &Record) -> Told {
             alert((component, environment), *severity, reason, actor)
         }
         Record::ConfigurationReloaded { accepted, detail } => reloaded(*accepted, detail),
+    }
+}
+
+fn saved(operation: OperationId, lines: usize) -> Told {
+    Told {
+        priority: Priority::Informational,
+        message: format!("The last {lines} lines of what operation {operation} left are kept."),
+        fields: vec![("ROLLBACK_OPERATION", operation.to_string())],
     }
 }
 

@@ -106,6 +106,7 @@ fn every_record() -> Vec<Record> {
         ended(1, Outcome::Unverified { release: release("r2"), verdict, cause: cause.clone() }),
         ended(1, Outcome::NeedsOperator { release: None, cause }),
         ended(1, Outcome::Superseded { by: id(2) }),
+        Record::EvidenceSaved { operation: id(1), journal: vec!["listening".to_owned()] },
         refused(1, "kim"),
         Record::AccessDenied {
             actor: "unknown".to_owned(),

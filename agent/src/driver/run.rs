@@ -14,9 +14,9 @@ use rollback::model::record::Record;
 
 use super::registry::Orders;
 use super::{Driver, Progress};
-use crate::config::Component;
+use crate::config::{Backend, Component};
 use crate::observe::blocking;
-use crate::ports::{History, PortError};
+use crate::ports::{History, PortError, Tail};
 
 /// Journal lines kept of what is left: two screens.
 const EVIDENCE_LINES_MAX: usize = 50;
@@ -33,7 +33,10 @@ impl Driver {
             tokio::spawn(async move { begun(history.as_ref(), now, started, lease).await })
         };
         self.forget_health(&component);
-        let last_lines = self.last_lines(&component, &operation);
+        // Plain processes keep one log, to which the next release writes; the journal knows when a line came, and is read
+        // when nobody waits any more.
+        let is_early = matches!(component.backend, Backend::Process { .. });
+        let early = if is_early { self.last_lines(&component, &operation).await } else { Vec::new() };
         let mut evidence = vec![self.evidence_before(&operation)];
         let mut operation = operation;
         loop {
@@ -49,13 +52,25 @@ impl Driver {
             // The dead-man's switch has fired and was cut off: the agent does the rest.
         }
         if let Some(first) = evidence.first_mut() {
-            first.journal = last_lines.await.unwrap_or_default();
+            first.journal = early;
         }
         if let Ok(Err(error)) = begun.await {
             tracing::warn!(operation = %operation.id, "{}", Chain(&error));
         }
         let head = self.record_end(&operation, evidence).await;
+        let left = operation.clone();
         self.finish(&component, operation, head).await;
+        if !is_early {
+            self.save_lines(&component, &left).await;
+        }
+    }
+
+    /// Keeps the last lines of what an operation left. An agent that dies before has lost them, not the journal.
+    async fn save_lines(&self, component: &Component, operation: &Operation) {
+        let journal = self.last_lines(component, operation).await;
+        if !journal.is_empty() {
+            self.note(Record::EvidenceSaved { operation: operation.id, journal }).await;
+        }
     }
 
     async fn steps(
@@ -178,11 +193,10 @@ impl Driver {
         self.inner.linked.lock().unwrap_or_else(PoisonError::into_inner).get(&key) == Some(release)
     }
 
-    /// Reads what the units of the release that is left said last, beside the operation and not in its way.
-    fn last_lines(&self, component: &Component, operation: &Operation) -> tokio::task::JoinHandle<Vec<String>> {
-        let (units, names) = (Arc::clone(&self.inner.ports.units), operation.plan.units.clone());
-        let component = component.clone();
-        tokio::spawn(async move { units.log_tail(&component, &names, EVIDENCE_LINES_MAX).await })
+    /// Reads what the units of the release that is left had said when the operation began.
+    async fn last_lines(&self, component: &Component, operation: &Operation) -> Vec<String> {
+        let tail = Tail { lines_max: EVIDENCE_LINES_MAX, until: Some(operation.accepted_at) };
+        self.inner.ports.units.log_tail(component, &operation.plan.units, tail).await
     }
 
     fn evidence_before(&self, operation: &Operation) -> Evidence {
@@ -213,7 +227,7 @@ impl Driver {
             release: operation.plan.candidates.get(attempt).or(operation.plan.from.as_ref()).cloned(),
             processes: health.units.iter().filter_map(|u| self.inner.ports.facts.process(u.main_pid?)).collect(),
             health,
-            journal: units.log_tail(component, names, EVIDENCE_LINES_MAX).await,
+            journal: units.log_tail(component, names, Tail { lines_max: EVIDENCE_LINES_MAX, until: None }).await,
         }
     }
 

@@ -42,6 +42,9 @@ pub(crate) trait Earlier {
     fn is_good(&self, environment: &Environment, component: &ComponentName, tree: &Digest) -> rusqlite::Result<bool>;
 }
 
+/// What stands in the place of `ended` for the evidence of an operation: less than that of its start and its end.
+pub(crate) const EVIDENCE: i64 = -1;
+
 /// Derives the rows of a record that was written at `at`: one per table at most.
 ///
 /// # Errors
@@ -57,6 +60,9 @@ pub(crate) fn projection(record: &Record, at: Timestamp, earlier: &dyn Earlier) 
         }
         Record::OperationStarted { operation } => Ok(vec![state(operation, false)]),
         Record::OperationEnded { operation, .. } => ended(operation, at, earlier),
+        Record::EvidenceSaved { operation, .. } => {
+            Ok(vec![Row { table: &STATES, values: vec![text(&operation.to_string()), Value::Integer(EVIDENCE)] }])
+        }
         Record::OperationRefused { operation, component, environment, actor, refusal } => {
             let line = Line {
                 operation: operation.to_string(),

@@ -18,7 +18,7 @@ use crate::ports::{Memory, StoredOperation};
 
 use super::chain::{GENESIS, time_text};
 use super::database::WorkError;
-use super::projection::{from_word, word};
+use super::projection::{EVIDENCE, from_word, word};
 
 /// Lines or records that one call gives at most: a reply of a few megabytes, read in some tens of
 /// milliseconds. Who wants more asks again.
@@ -47,13 +47,32 @@ pub(crate) fn operation(connection: &Connection, id: OperationId) -> Result<Opti
         Record::OperationStarted { operation } => {
             Ok(Some(StoredOperation { operation: *operation, evidence: Vec::new(), ended: false }))
         }
-        Record::OperationEnded { operation, evidence } => {
+        Record::OperationEnded { operation, mut evidence } => {
+            // What was read after the end belongs to what was left first.
+            if let (Some(first), Some(journal)) = (evidence.first_mut(), saved_later(connection, id)?) {
+                first.journal = journal;
+            }
             Ok(Some(StoredOperation { operation: *operation, evidence, ended: true }))
         }
         other => {
             let source = format!("it is `{}`, not a state of operation {id}", other.kind()).into();
             Err(WorkError::Value { sequence, source })
         }
+    }
+}
+
+fn saved_later(connection: &Connection, id: OperationId) -> Result<Option<Vec<String>>, WorkError> {
+    let found = connection
+        .prepare_cached(
+            "SELECT sequence, body FROM records WHERE sequence = \
+             (SELECT sequence FROM states WHERE operation = ?1 AND ended = ?2 ORDER BY sequence DESC LIMIT 1)",
+        )?
+        .query_row(params![id.to_string(), EVIDENCE], |row| Ok((read_sequence(row, 0)?, row.get::<_, String>(1)?)))
+        .optional()?;
+    let Some((sequence, body)) = found else { return Ok(None) };
+    match read_body(sequence, &body)? {
+        Record::EvidenceSaved { journal, .. } => Ok(Some(journal)),
+        _ => Ok(None),
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) const OPERATIONS: Table = Table {
     ],
 };
 
-/// The records that hold a state of an operation: its start and its end.
+/// The records that hold a state of an operation: its start and its end; and its evidence, which came after it.
 pub(crate) const STATES: Table = Table { name: "states", columns: &["operation", "ended"] };
 
 /// Releases that were made current.

@@ -54,7 +54,7 @@ impl Units for Standing {
     async fn processes(&self, _: &Component, _: &[UnitName]) -> Result<Vec<u32>, PortError> {
         Ok(vec![std::process::id()])
     }
-    async fn log_tail(&self, _: &Component, _: &[UnitName], _: usize) -> Vec<String> {
+    async fn log_tail(&self, _: &Component, _: &[UnitName], _: crate::ports::Tail) -> Vec<String> {
         Vec::new()
     }
 }

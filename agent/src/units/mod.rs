@@ -13,7 +13,7 @@ use rollback::model::text::sanitize;
 pub use self::process::Processes;
 pub use self::systemd::Systemd;
 use crate::config::{Backend, Component};
-use crate::ports::{PortError, Units};
+use crate::ports::{PortError, Tail, Units};
 
 /// Every service manager of a host; passes each call to the one that the component names.
 #[derive(Debug, Default)]
@@ -49,8 +49,8 @@ impl Units for Managers {
         self.of(component).processes(component, units).await
     }
 
-    async fn log_tail(&self, component: &Component, units: &[UnitName], lines_max: usize) -> Vec<String> {
-        self.of(component).log_tail(component, units, lines_max).await
+    async fn log_tail(&self, component: &Component, units: &[UnitName], tail: Tail) -> Vec<String> {
+        self.of(component).log_tail(component, units, tail).await
     }
 }
 

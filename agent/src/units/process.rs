@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use crate::config::{Backend, Component};
-use crate::ports::{PortError, Units};
+use crate::ports::{PortError, Tail, Units};
 use crate::procfs::{self, Process};
 
 /// Longest time after SIGKILL until a process must be gone.
@@ -104,7 +104,8 @@ impl Units for Processes {
         Ok(pids)
     }
 
-    async fn log_tail(&self, component: &Component, units: &[UnitName], lines_max: usize) -> Vec<String> {
+    async fn log_tail(&self, component: &Component, units: &[UnitName], tail: Tail) -> Vec<String> {
+        let lines_max = tail.lines_max;
         let logs = units.iter().map(|unit| last_bytes(&log_path(component, unit)).unwrap_or_default());
         let lines = logs.flat_map(|log| super::tail(&log, lines_max, LOG_LINE_BYTES_MAX));
         let mut lines: Vec<String> = lines.collect();

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use self::bus::{Bus, BusError, Job, JobEnd, Properties};
 use crate::config::Component;
-use crate::ports::{PortError, Units};
+use crate::ports::{PortError, Tail, Units};
 
 /// Longest time after SIGKILL until a unit must be down. The kernel needs milliseconds; what is still there after two
 /// seconds is in uninterruptible sleep and stays.
@@ -82,8 +82,8 @@ impl Units for Systemd {
         Ok(found.concat())
     }
 
-    async fn log_tail(&self, _: &Component, units: &[UnitName], lines_max: usize) -> Vec<String> {
-        journal_tail(units, lines_max).await
+    async fn log_tail(&self, _: &Component, units: &[UnitName], tail: Tail) -> Vec<String> {
+        journal_tail(units, tail).await
     }
 }
 
@@ -327,13 +327,17 @@ fn active(word: &str) -> UnitActive {
 }
 
 /// Asks `journalctl`, which reads the files itself and so works when journald does not.
-async fn journal_tail(units: &[UnitName], lines_max: usize) -> Vec<String> {
+async fn journal_tail(units: &[UnitName], tail: Tail) -> Vec<String> {
     #[expect(clippy::disallowed_methods, reason = "the journal has no reader without C libraries but this program")]
     let mut journalctl = tokio::process::Command::new("journalctl");
     for unit in units {
         journalctl.arg("--unit").arg(unit.as_str());
     }
-    journalctl.args(["--quiet", "--no-pager", "--output=cat", "--lines"]).arg(lines_max.to_string());
+    journalctl.args(["--quiet", "--no-pager", "--output=cat", "--lines"]).arg(tail.lines_max.to_string());
+    if let Some(until) = tail.until {
+        let (seconds, micros) = (until.as_second(), until.subsec_microsecond());
+        journalctl.arg(format!("--until=@{seconds}.{micros:06}"));
+    }
     journalctl.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
     let Some((_child, mut lines)) = journalctl.spawn().ok().and_then(|mut child| {
         let stdout = child.stdout.take()?;
@@ -349,5 +353,5 @@ async fn journal_tail(units: &[UnitName], lines_max: usize) -> Vec<String> {
     };
     // Past the deadline the lines that came count; dropping the child kills it.
     timeout(LOG_LIMIT, read).await.ok();
-    super::tail(&kept, lines_max, LOG_LINE_BYTES_MAX)
+    super::tail(&kept, tail.lines_max, LOG_LINE_BYTES_MAX)
 }

@@ -92,7 +92,10 @@ async fn process_runs_where_current_leads_until_it_is_stopped() {
     world.stop(&processes, SOON).await;
     assert_eq!(world.state(&processes).active, UnitActive::Inactive);
     assert_eq!(procfs::started(running.main_pid.expect("a process")), None);
-    assert_eq!(processes.log_tail(&world.component, &[unit()], 5).await, ["hello"]);
+    assert_eq!(
+        processes.log_tail(&world.component, &[unit()], crate::ports::Tail { lines_max: 5, until: None }).await,
+        ["hello"]
+    );
     world.start(&processes).await.expect("it starts again");
     assert_ne!(world.state(&processes).invocation, running.invocation);
     world.stop(&processes, SOON).await;
