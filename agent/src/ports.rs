@@ -99,6 +99,13 @@ pub trait Store: Send + Sync {
     /// When the state directory cannot be written.
     fn forget(&self, component: &Component, release: &ReleaseId) -> Result<(), PortError>;
 
+    /// Forgets the configuration that was frozen with a release, so that the next adoption freezes it anew. Only for a
+    /// release that never ran: what ran comes back with what it ran with.
+    ///
+    /// # Errors
+    /// When the release is not recorded, or the state directory cannot be written.
+    fn thaw(&self, component: &Component, release: &ReleaseId) -> Result<(), PortError>;
+
     /// Removes a release and what was recorded of it. `current` must not lead there, and no operation may need it.
     ///
     /// Its name goes in one step, so a crash leaves the whole release or none; what is left of its files then has a

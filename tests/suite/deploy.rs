@@ -192,3 +192,35 @@ fn a_unit_that_its_manager_restarts_during_the_watch_is_left() {
     assert_eq!(output.status.code(), Some(1), "{report}");
     assert!(report.contains("failed and put back: `1` runs again: watching `2`: unit"), "{report}");
 }
+
+#[test]
+fn the_configuration_of_the_day_goes_out_with_a_release_and_comes_back_with_it() {
+    if !real_hosts("the_configuration_of_the_day_goes_out_with_a_release_and_comes_back_with_it") {
+        return;
+    }
+    let kept =
+        "[configuration]\nlink = \"config\"\n[[configuration.files]]\nname = \"web.conf\"\nfrom = \"/srv/web.conf\"\n";
+    let world = Installed::up(COMPONENT);
+    let host = world.host();
+    let write = |text: &str| host.write("/srv/web.conf", text, 0o644).expect("written");
+    let read = || host.sh("cat /srv/web/config/web.conf").unwrap_or_default();
+    write("one");
+    host.write("/etc/rollback/components.d/web.toml", format!("{COMPONENT}\n{kept}"), 0o644).expect("written");
+    host.sh("systemctl restart rb-agent.service").expect("restarted");
+    world.lay_down("2", "");
+    // It is recorded with what is there now, and activated with what is there then.
+    world.rbctl(&["releases", "pin", "2", "--reason", "so that it is recorded"]);
+    write("two");
+    for (release, expected) in [("2", "two"), ("3", "three")] {
+        if release == "3" {
+            world.lay_down("3", "");
+            write("three");
+        }
+        let output = world.rbctl(&["deploy", release, "--watch", "1s", "--yes"]);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(read(), expected);
+    }
+    write("four");
+    let back = world.rbctl(&["rollback", "--yes", "--reason", "a test"]);
+    assert_eq!((back.status.code(), read().as_str()), (Some(0), "two"), "{}", String::from_utf8_lossy(&back.stderr));
+}

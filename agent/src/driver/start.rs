@@ -8,11 +8,11 @@ use rollback::engine;
 use rollback::explain;
 use rollback::model::host::{Lease, ObservedComponent};
 use rollback::model::ids::OperationId;
-use rollback::model::operation::{Operation, Request, Trigger, Urgency};
+use rollback::model::operation::{Destination, Operation, Request, Trigger, Urgency};
 use rollback::model::plan::Plan;
 use rollback::model::record::Record;
 use rollback::model::refusal::Refusal;
-use rollback::model::release::Integrity;
+use rollback::model::release::{Integrity, Manifest};
 use rollback::model::text::Text;
 
 use super::registry::{Orders, Taken};
@@ -80,6 +80,9 @@ impl Driver {
         if request.deploy.is_some() {
             // What is to be deployed may have been copied a moment ago. What cannot be adopted is refused below.
             self.adopt_now(component).await;
+            if self.thaw(component, &request.to).await {
+                self.adopt_now(component).await;
+            }
         }
         let depth = match request.urgency {
             Urgency::Standard => Depth::PlanWithProbes,
@@ -95,6 +98,31 @@ impl Driver {
                 return Ok(plan);
             }
         }
+    }
+
+    /// Forgets the configuration of a release that never ran, so that it is activated with what is there now; tells
+    /// whether it did.
+    async fn thaw(&self, component: &Component, to: &Destination) -> bool {
+        let Destination::Named(text) = to else { return false };
+        let memory = self.history().memory(&component.environment, &component.name).await;
+        let (Ok(memory), true) = (memory, component.configuration.is_some()) else { return false };
+        let (store, owned, text) = (Arc::clone(self.store()), component.clone(), text.clone());
+        let thawed = blocking(move || {
+            let current = store.current(&owned)?;
+            let is_meant = |manifest: &Manifest| {
+                manifest.id.as_str() == text
+                    || manifest.version.as_ref().is_some_and(|version| version.as_str() == text)
+            };
+            let meant: Vec<_> = store.manifests(&owned)?.into_iter().filter(is_meant).collect();
+            let [manifest] = &meant[..] else { return Ok(false) };
+            let ran = memory.activations.iter().any(|known| known.release == manifest.id);
+            if ran || current.release() == Some(&manifest.id) {
+                return Ok(false);
+            }
+            store.thaw(&owned, &manifest.id).map(|()| true)
+        });
+        // What cannot be thawed is deployed with what was frozen.
+        thawed.await.unwrap_or(false)
     }
 
     /// Proves the integrity of a plan's candidates, which observing for a plan has assumed; tells whether one is not

@@ -80,6 +80,15 @@ impl Store for DiskStore {
         configuration::remove(component, release)
     }
 
+    /// The manifest goes first: one that names no configuration is given one by the next adoption.
+    fn thaw(&self, component: &Component, release: &ReleaseId) -> Result<(), PortError> {
+        let _writing = self.write();
+        let attempt = || format!("cannot thaw the configuration of release `{release}`");
+        let manifest = store::manifest(component, release).map_err(|error| PortError::failed(attempt(), error))?;
+        store::write_manifest(component, &Manifest { configuration: None, ..manifest })?;
+        configuration::remove(component, release)
+    }
+
     fn remove(&self, component: &Component, release: &ReleaseId) -> Result<(), PortError> {
         let _writing = self.write();
         prune::remove(component, release)
