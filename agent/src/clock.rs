@@ -7,8 +7,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use nix::time::{ClockId, clock_gettime};
+use rollback::model::watch::Moment;
 
 use crate::ports::Clock;
+
+/// Tells this moment by all clocks.
+pub(crate) fn moment(clock: &dyn Clock) -> Moment {
+    let since_boot_ms = u64::try_from(clock.boottime().as_millis()).unwrap_or(u64::MAX);
+    Moment { boot: clock.boot(), since_boot_ms, at: clock.now() }
+}
 
 /// The clocks of the kernel.
 #[derive(Debug, Default, Clone, Copy)]

@@ -489,7 +489,7 @@ pub trait DeadMan: Send + Sync {
 pub struct Fired {
     /// When; none when it was cut off in the middle, or is not finished yet.
     pub at: Option<Timestamp>,
-    /// What it did, in order.
+    /// What it did, in order; nothing where another hand had gone on.
     pub steps: Vec<Step>,
 }
 

@@ -211,7 +211,7 @@ pub fn step(mut operation: Operation, done: Step) -> Operation {
     operation.phase = match end {
         Ending::Ensured => after_ensured(&operation),
         Ending::Failed => after_failure(&mut operation),
-        Ending::Judged { verdict, units_run, action } => after_judgement(&mut operation, verdict, (units_run, action)),
+        Ending::Judged { verdict, units_run, action } => after_judgement(&mut operation, verdict, units_run, action),
         Ending::Decided { back } => after_decision(&mut operation, back),
     };
     operation
@@ -283,10 +283,12 @@ pub fn condemned(operation: &Operation) -> Option<(Digest, Text)> {
         ) => false,
     };
     // Somebody who decides to leave it in its watch knows more than the probes.
-    let is_left = |step: &&Step| matches!(&step.end, EffectEnd::Decided { back: true, .. });
-    let bad = operation.steps.iter().find(is_bad).and_then(failure);
-    let left = || operation.steps.iter().any(|step| is_left(&step)).then(|| first_failure(operation)).flatten();
-    let why = bad.or_else(left)?;
+    let is_left = operation.steps.iter().any(|step| matches!(step.end, EffectEnd::Decided { back: true, .. }));
+    let why = match operation.steps.iter().find(is_bad) {
+        Some(step) => failure(step)?,
+        None if is_left => first_failure(operation)?,
+        None => return None,
+    };
     let reason = Text::new(&sanitize(why.as_bytes(), REASON_BYTES_MAX).replace(['\n', '\t'], " ")).ok()?;
     Some((operation.plan.target.tree, reason))
 }
@@ -448,7 +450,7 @@ fn unarmed(operation: &Operation) -> Phase {
     }
 }
 
-fn after_judgement(operation: &mut Operation, verdict: Verdict, (units_run, action): (bool, Action)) -> Phase {
+fn after_judgement(operation: &mut Operation, verdict: Verdict, units_run: bool, action: Action) -> Phase {
     let Some(release) = operation.trying().cloned() else { return needs_operator(operation) };
     if operation.is_putting_back() {
         // What ran before was no better then: it is back as it was.
@@ -465,7 +467,7 @@ fn after_judgement(operation: &mut Operation, verdict: Verdict, (units_run, acti
         return Phase::Ended { outcome: Outcome::PutBack { release, cause } };
     }
     if let Some(watch) = operation.plan.watch {
-        return after_deploy(operation, watch, verdict, (units_run, action));
+        return after_deploy(operation, watch, verdict, units_run, action);
     }
     match verdict {
         Verdict::Passing => done(operation),
@@ -476,12 +478,7 @@ fn after_judgement(operation: &mut Operation, verdict: Verdict, (units_run, acti
 }
 
 /// Goes on after a deployed release was judged: the second table of this module.
-fn after_deploy(
-    operation: &mut Operation,
-    watch: Watch,
-    verdict: Verdict,
-    (units_run, action): (bool, Action),
-) -> Phase {
+fn after_deploy(operation: &mut Operation, watch: Watch, verdict: Verdict, units_run: bool, action: Action) -> Phase {
     let is_watched = operation.phase == Phase::Watching;
     match verdict {
         Verdict::ReleaseBad if action == Action::RollBack => put_back(operation, Phase::Stopping),

@@ -182,3 +182,34 @@ fn what_has_ended_leaves_nothing_armed() {
     assert!(String::from_utf8_lossy(&refused.stdout).contains("arming the dead-man's switch"));
     assert_eq!(world.invocation(), before, "the service was not touched");
 }
+
+#[test]
+fn what_another_hand_has_gone_on_to_is_left_alone() {
+    if !real_hosts("what_another_hand_has_gone_on_to_is_left_alone") {
+        return;
+    }
+    let (world, id) = watched("3s");
+    world
+        .host()
+        .sh("systemctl mask --now rb-agent.service 2>/dev/null; systemctl kill -s KILL rb-agent.service || true")
+        .expect("gone");
+    world.build("3", "");
+    world.host().sh("deploy 3").expect("the script works");
+    world.wait_for("the dead-man's switch", || switches(&world).contains(".fired"));
+    world.wait_for("its report", || {
+        world
+            .host()
+            .sh(&format!("cat /var/lib/rollback/dead-man/{id}.fired"))
+            .is_ok_and(|text| text.contains("\"steps\":[]"))
+    });
+    assert_eq!((world.current().as_str(), served(&world).as_str()), ("releases/3", "3"));
+    let before = world.invocation();
+    world.host().sh("systemctl unmask rb-agent.service; systemctl start rb-agent.service").expect("it starts");
+    world.wait_for("the end of the watch of 2", || world.history().iter().any(|line| line["operation"] == id.as_str()));
+    assert_eq!(
+        world.history().iter().find(|line| line["operation"] == id.as_str()).map(|line| line["result"].clone()),
+        Some("unverified".into())
+    );
+    assert_eq!((world.current().as_str(), world.invocation()), ("releases/3", before), "nor does the agent touch it");
+    world.wait_for("the report to be forgotten", || !switches(&world).contains(&id));
+}

@@ -1,10 +1,6 @@
 //! Decisions on a real systemd host: what asks, who answers, and what happens when nobody does.
 
-use rollback_tests::installed::{COMPONENT, Installed, real_hosts};
-
-fn said(output: &std::process::Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
+use rollback_tests::installed::{COMPONENT, Installed, real_hosts, said};
 
 /// A host whose rollback is automatic from critical on, and whose probe is only high.
 fn asks(policy: &str) -> Installed {

@@ -8,7 +8,7 @@ use std::process::Output;
 
 use rbctl::pki::store::{Order, Pki};
 use rollback::model::identity::{Role, Scope};
-use rollback_tests::installed::{COMPONENT, Installed, built, real_hosts};
+use rollback_tests::installed::{COMPONENT, Installed, built, real_hosts, said};
 use serde_json::Value;
 
 /// journald, and what would start it again.
@@ -31,10 +31,6 @@ fn two_releases(component: &str, service: &str) -> Installed {
 
 fn with_timeouts(lines: &str) -> String {
     COMPONENT.replace("stability = \"300ms\"", lines)
-}
-
-fn said(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 fn go_back(host: &Installed) -> Output {

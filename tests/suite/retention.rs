@@ -1,10 +1,6 @@
 //! What is kept, removed, blessed and forbidden, on a real systemd host.
 
-use rollback_tests::installed::{COMPONENT, Installed, real_hosts};
-
-fn said(output: &std::process::Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
+use rollback_tests::installed::{COMPONENT, Installed, real_hosts, said};
 
 fn releases(world: &Installed) -> String {
     let mut names: Vec<String> =

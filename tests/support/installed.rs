@@ -60,6 +60,11 @@ pub fn built() -> PathBuf {
     own.ancestors().nth(2).expect("tests lie in target/PROFILE/deps").to_owned()
 }
 
+/// Joins what a command said on both of its outputs.
+pub fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
 /// Says whether real hosts can be had, and which test is skipped when not.
 pub fn real_hosts(test: &str) -> bool {
     match available() {

@@ -26,7 +26,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use self::armed::{Armed, Files};
-use crate::clock::SystemClock;
+use crate::clock::{SystemClock, moment};
 use crate::config::Component;
 use crate::observe::blocking;
 use crate::ports::{Clock as _, DeadMan, Fired, PortError};
@@ -64,7 +64,7 @@ impl DeadMan for Switches {
     ) -> Result<(), PortError> {
         let Some(armed) = Armed::new(component, operation, from, lasts) else { return Ok(()) };
         let files = self.files.clone();
-        let (id, left) = (operation.id, armed.left(&revert::now()));
+        let (id, left) = (operation.id, armed.left(&moment(&SystemClock)));
         blocking(move || files.put(&armed)).await?;
         set_timer(id, left).await
     }

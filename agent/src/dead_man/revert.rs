@@ -18,11 +18,10 @@ use rollback::explain;
 use rollback::model::effect::{Effect, EffectEnd};
 use rollback::model::ids::OperationId;
 use rollback::model::operation::Step;
-use rollback::model::watch::Moment;
 
 use super::armed::{Armed, Files, Found};
 use super::set_timer;
-use crate::clock::SystemClock;
+use crate::clock::{SystemClock, moment};
 use crate::observe::blocking;
 use crate::ports::{Clock, PortError, Store, Units};
 use crate::release::DiskStore;
@@ -70,7 +69,7 @@ async fn one(files: &Files, operation: OperationId, when: When) -> Result<(), Po
         }
         Some(Found::Firing(armed)) => armed,
         Some(Found::Armed(armed)) => {
-            let left = armed.left(&now());
+            let left = armed.left(&moment(&SystemClock));
             match when {
                 When::Deadline if left > EARLY_MAX => {
                     tracing::info!(%operation, left_ms = left.as_millis(), "its deadline was put off");
@@ -91,18 +90,14 @@ async fn one(files: &Files, operation: OperationId, when: When) -> Result<(), Po
     files.report(operation, at, steps)
 }
 
-pub(super) fn now() -> Moment {
-    let since_boot_ms = u64::try_from(SystemClock.boottime().as_millis()).unwrap_or(u64::MAX);
-    Moment { boot: SystemClock.boot(), since_boot_ms, at: SystemClock.now() }
-}
-
-/// Takes every step, also after one has failed: a unit on a good link is better than none.
+/// Takes every step, also after one has failed: a unit on a good link is better than none. Takes none where another hand
+/// has gone on.
 async fn go_back(armed: &Armed, when: When) -> Vec<Step> {
     let component = armed.component();
     let (units, from) = (armed.units.clone(), armed.from.clone());
     if let Some(elsewhere) = led_elsewhere(armed).await {
-        let end = Err(PortError::Unfit { attempt: format!("cannot go back to `{from}`"), found: elsewhere });
-        return vec![step(Effect::CurrentLinked { release: from }, SystemClock.boottime(), end)];
+        tracing::warn!(operation = %armed.operation, "left alone: {elsewhere}");
+        return Vec::new();
     }
     let managers = Managers::default();
     let mut steps = Vec::new();

@@ -8,7 +8,7 @@ use rollback::model::operation::Operation;
 
 use super::Driver;
 use crate::config::Component;
-use crate::ports::PortError;
+use crate::ports::{Fired, PortError};
 
 /// What the last look of a watch, the judgement and a busy disk may take beyond the watch: after it the agent is taken
 /// for dead. Probes have limits of their own, which come on top.
@@ -54,6 +54,8 @@ impl Driver {
         }
         match self.inner.ports.dead_man.disarm(operation.id).await {
             Ok(None) => operation,
+            // Another hand had gone on, and it left that alone.
+            Ok(Some(Fired { at: Some(_), steps })) if steps.is_empty() => operation,
             Ok(Some(fired)) => {
                 tracing::warn!(operation = %operation.id, "the dead-man's switch has fired");
                 let at = fired.at.unwrap_or_else(|| self.clock().now());

@@ -34,9 +34,7 @@ const RESULTS_WAITING_MAX: usize = 64;
 
 impl Driver {
     pub(super) fn moment(&self) -> Moment {
-        let clock = self.clock();
-        let since_boot_ms = u64::try_from(clock.boottime().as_millis()).unwrap_or(u64::MAX);
-        Moment { boot: clock.boot(), since_boot_ms, at: clock.now() }
+        crate::clock::moment(self.clock().as_ref())
     }
 
     /// Performs an effect that waits, and takes what people say meanwhile. Gives the operation as it is then, and the step;

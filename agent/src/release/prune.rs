@@ -1,6 +1,6 @@
 //! Removes releases: first the name, in one step, then what was recorded, then the files.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rollback::model::ids::ReleaseId;
 use rustix::fs::RenameFlags;
@@ -12,6 +12,8 @@ use crate::ports::PortError;
 
 /// Begins the hidden name of a release whose files are being removed; no release has such a name.
 const REMOVED: &str = ".removed-";
+/// Directories below each other that are removed at most: PATH_MAX allows no more of one letter.
+const DEPTH_MAX: usize = 2_048;
 /// Names that are looked through at most.
 const NAMES_MAX: usize = 10_000;
 /// A disk is short when less than this part of its blocks or inodes is free, in percent.
@@ -26,7 +28,8 @@ pub(super) fn remove(component: &Component, release: &ReleaseId) -> Result<(), P
     let releases = store::open_releases(component)?;
     let hidden = format!("{REMOVED}{release}");
     // What an earlier removal has left of a release of this name goes first.
-    remove_files(releases.as_fd(), &hidden).map_err(|error| PortError::failed(attempt(), error))?;
+    beneath::remove(releases.as_fd(), hidden.as_bytes(), DEPTH_MAX)
+        .map_err(|error| PortError::failed(attempt(), error))?;
     match rustix::fs::renameat_with(&releases, release.as_str(), &releases, &*hidden, RenameFlags::NOREPLACE) {
         // It went before, and what was recorded of it is left.
         Ok(()) | Err(Errno::NOENT) => {}
@@ -42,18 +45,10 @@ pub(super) fn remove(component: &Component, release: &ReleaseId) -> Result<(), P
 fn tidy(releases: BorrowedFd<'_>) -> std::io::Result<()> {
     for name in beneath::names(releases, NAMES_MAX)? {
         if let Some(name) = std::str::from_utf8(&name).ok().filter(|name| name.starts_with(REMOVED)) {
-            remove_files(releases, name)?;
+            beneath::remove(releases, name.as_bytes(), DEPTH_MAX)?;
         }
     }
     Ok(())
-}
-
-/// Removes a directory below an open one with all that is in it, and follows no link.
-fn remove_files(releases: BorrowedFd<'_>, name: &str) -> std::io::Result<()> {
-    match std::fs::remove_dir_all(format!("/proc/self/fd/{}/{name}", releases.as_raw_fd())) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        Ok(()) | Err(_) => Ok(()),
-    }
 }
 
 /// Tells whether the disk of the releases is short; one that does not tell is not.

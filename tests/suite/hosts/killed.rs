@@ -14,9 +14,9 @@ const LOOKING: [(&[&str], &str); 9] = [
     (&["verify", "--host", "h1", "backup_20241111_120000"], "intact"),
     (&["rollback", "--host", "h1", "--dry-run", "--reason", "the page is missing"], "backup_20241111_120000"),
     (&["plan", "--host", "h1", "--reason", "the page is missing"], "backup_20241111_120000"),
-    (&["history", "--host", "h1"], ""),
-    (&["stats", "--host", "h1"], ""),
-    (&["audit", "--host", "h1"], ""),
+    (&["history", "--host", "h1", "-o", "json"], "\"operations\""),
+    (&["stats", "--host", "h1", "-o", "json"], "\"hosts\""),
+    (&["audit", "--host", "h1"], "sound"),
     (&["releases", "--host", "h1,h2,h3", "-o", "json"], "backup_20241110_120000"),
 ];
 
