@@ -117,7 +117,8 @@ fn what_is_quarantined_and_deployed_by_another_hand_goes_back_at_once() {
     deploy(&world, "2");
     assert_eq!(world.rbctl(&["quarantine", "add", "1", "--reason", "loses orders"]).status.code(), Some(0));
     assert!(said(&world.rbctl(&["quarantine", "list"])).contains("loses orders"));
-    world.host().sh("ln -sfn releases/1 /srv/web/current; systemctl restart web.service").expect("switched");
+    // The agent may be faster than the restart, whose job is replaced then.
+    world.host().sh("ln -sfn releases/1 /srv/web/current; systemctl restart web.service || true").expect("switched");
     let operation = world.ended(2);
     assert_eq!(operation["result"], "put_back");
     assert_eq!(world.current(), "releases/2");

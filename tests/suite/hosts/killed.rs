@@ -15,7 +15,7 @@ const LOOKING: [(&[&str], &str); 9] = [
     (&["rollback", "--host", "h1", "--dry-run", "--reason", "the page is missing"], "backup_20241111_120000"),
     (&["plan", "--host", "h1", "--reason", "the page is missing"], "backup_20241111_120000"),
     (&["history", "--host", "h1", "-o", "json"], "\"operations\""),
-    (&["stats", "--host", "h1", "-o", "json"], "\"hosts\""),
+    (&["stats", "--host", "h1", "-o", "json"], "apiVersion"),
     (&["audit", "--host", "h1"], "sound"),
     (&["releases", "--host", "h1,h2,h3", "-o", "json"], "backup_20241110_120000"),
 ];
